@@ -1,0 +1,180 @@
+"""Plain data: which values need no protection, and how others are kept as they were when recorded."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Any, Final
+
+#: Types whose values cannot change and hold no nodes.
+ATOMIC: Final = frozenset({int, float, str, bool, type(None), bytes, complex, range, type, slice, type(Ellipsis)})
+
+#: A container with more elements than this (counted at all depths), or an array with more bytes, is kept by reference.
+MAX_ELEMENTS: Final = 10_000
+MAX_BYTES: Final = 1 << 16
+
+
+class Unset:
+    """Says that a node's value needed no snapshot: it cannot change."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset()
+
+
+class ByReference:
+    """Says that a value was too big or too opaque to be copied when it was recorded.
+
+    ``version`` is a tensor's own change counter at that moment (reading it touches no data), or a container's length.
+    """
+
+    __slots__ = ("version",)
+
+    def __init__(self, version: int | None = None) -> None:
+        self.version = version
+
+    def changed(self, value: Any) -> bool | None:
+        """True where the value is seen to have changed since, False where a tensor's counter says that it has not.
+
+        None where it cannot be known.
+        """
+        if self.version is None:
+            return None
+        if is_tensor(value):
+            return bool(value._version != self.version)
+        return True if len(value) != self.version else None
+
+
+REFERENCE: Final = ByReference()
+
+
+class _TooBig(Exception):
+    pass
+
+
+def is_ndarray(value: Any) -> bool:
+    """Whether value is a numpy array, without importing numpy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether value is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def snapshot(value: Any) -> Any:
+    """UNSET if the value cannot change, a copy if it is small plain data, else a ByReference mark."""
+    if type(value) in ATOMIC:
+        return UNSET
+    if is_tensor(value):
+        try:
+            return ByReference(value._version)
+        except RuntimeError:  # inference tensors keep no counter
+            return REFERENCE
+    try:
+        copied = _copy(value, [MAX_ELEMENTS])
+    except (_TooBig, RecursionError):  # too long or nested too deep (cycles)
+        return ByReference(len(value)) if isinstance(value, list | dict | set) else REFERENCE
+    return (
+        UNSET if copied is value and type(value) in _IMMUTABLE_CONTAINERS else REFERENCE if copied is value else copied
+    )
+
+
+def restore(kept: Any) -> Any:
+    """A fresh copy of a snapshot, so that whoever gets it cannot change the record."""
+    try:
+        return _copy(kept, [sys.maxsize])
+    except RecursionError:
+        return kept
+
+
+_IMMUTABLE_CONTAINERS: Final = frozenset({tuple, frozenset})
+
+
+def all_atomic(items: Any) -> bool:
+    """Whether every element is of an atomic type; one pass at C speed."""
+    return set(map(type, items)) <= ATOMIC
+
+
+def _copy(value: Any, budget: list[int]) -> Any:
+    """Copy plain data deeply; return the very value where it is immutable or opaque."""
+    kind = type(value)
+    if kind in ATOMIC:
+        return value
+    if kind is list or kind is tuple or kind is set or kind is frozenset or kind is dict or kind is bytearray:
+        budget[0] -= len(value)
+        if budget[0] < 0:
+            raise _TooBig
+        if kind is list:
+            return list(value) if all_atomic(value) else [_copy(item, budget) for item in value]
+        if kind is dict:
+            if all_atomic(value.values()):
+                return dict(value)
+            return {key: _copy(item, budget) for key, item in value.items()}
+        if kind is tuple:
+            if all_atomic(value):
+                return value
+            copied = tuple([_copy(item, budget) for item in value])
+            return value if all(a is b for a, b in zip(copied, value, strict=True)) else copied
+        return value if kind is frozenset else kind(value)
+    if is_ndarray(value):
+        if value.nbytes > MAX_BYTES or value.dtype.hasobject:
+            raise _TooBig
+        return value.copy()
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is not None:
+        return _copy_fields(value, fields, budget)
+    if hasattr(kind, "__pydantic_fields__"):
+        update = {
+            name: _copy(getattr(value, name), budget) for name in kind.__pydantic_fields__ if hasattr(value, name)
+        }
+        return value.model_copy(update=update)
+    if isinstance(value, list | dict | set | deque) and not hasattr(kind, "__trace_core_module__"):
+        return _copy_subclass(value, budget)
+    return value
+
+
+def _copy_subclass(value: Any, budget: list[int]) -> Any:
+    """A copy of an OrderedDict, defaultdict, Counter, deque and the like, by its own copy function."""
+    import copy
+
+    budget[0] -= len(value)
+    if budget[0] < 0:
+        raise _TooBig
+    try:
+        duplicate = copy.copy(value)
+        if isinstance(value, dict):
+            for key, item in value.items():
+                dict.__setitem__(duplicate, key, _copy(item, budget))
+        elif isinstance(value, list):
+            list.__setitem__(duplicate, slice(None), [_copy(item, budget) for item in value])
+    except (_TooBig, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001 - a class that cannot be copied: kept by reference
+        return value
+    return duplicate
+
+
+def _copy_fields(value: Any, fields: Any, budget: list[int]) -> Any:
+    """A dataclass instance with copied fields; the very instance if it is frozen and its fields cannot change."""
+    import copy
+
+    budget[0] -= len(fields)
+    if budget[0] < 0:
+        raise _TooBig
+    if hasattr(type(value), "__trace_core_module__"):  # an object with a life of its own, not data
+        return value
+    new = {name: _copy(getattr(value, name), budget) for name in fields if hasattr(value, name)}
+    frozen = type(value).__dataclass_params__.frozen
+    if frozen and all(item is getattr(value, name) for name, item in new.items()):
+        return value
+    duplicate = copy.copy(value)
+    for name, item in new.items():
+        object.__setattr__(duplicate, name, item)
+    return duplicate

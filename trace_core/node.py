@@ -1,0 +1,398 @@
+"""Node: a value and how it came to be. The graph is the links between nodes; there is no registry."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from trace_core._arrays import ArrayProtocols
+from trace_core._signatures import OperatorSignatures
+from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
+from trace_core.context import body_frame, current
+from trace_core.errors import ExecutionError, MutationError
+from trace_core.guards import leave
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from trace_core.context import Frame
+    from trace_core.feedback import Feedback, FeedbackLike
+    from trace_core.operators import Operator
+    from trace_core.trace import Trace
+
+_new = object.__new__
+
+
+class _Extra:
+    """What only some nodes have; kept apart so that the ordinary node stays small."""
+
+    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "watchers")
+
+    def __init__(self) -> None:
+        self.kwargs: dict[str, Any] | None = None
+        self.reads: tuple[Node, ...] = ()
+        self.inner: Any = None
+        self.name: str | None = None
+        self.description: str | None = None
+        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
+        self.watchers: list[Node] | None = None  # tested temporaries made of this value
+
+
+class Node(ArrayProtocols, OperatorSignatures):
+    """A value in the graph of a traced workflow.
+
+    Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
+    ``len``, ``int``, ``float``, ``str`` and ``in`` leave the graph and answer as the value would. ``==`` gives a node;
+    the hash is the identity, and ``node in nodes`` looks for that very node (``list.remove``, ``index`` and ``count``
+    go by ``==`` and so by value). A node is immutable: in-place changes raise MutationError.
+
+    Attributes:
+        value: the value itself (alias ``data``).
+        op: the operator that made it; None for a leaf.
+    """
+
+    __slots__ = ("__weakref__", "_extra", "_snap", "_value", "args", "op")
+
+    _value: Any
+    _snap: Any
+    op: Operator | None
+    args: tuple[Any, ...]
+    _extra: _Extra | None
+
+    def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
+        plain, recorded = unwrap(value)
+        self._value = plain
+        self._snap = UNSET if type(plain) in ATOMIC else snapshot(plain)
+        self._extra = None
+        if plain is value or recorded is value:
+            self.op = None
+            self.args = ()
+        else:  # a container that held nodes: the data holds their values, the graph keeps the links
+            from trace_core.operators import PACK
+
+            self.op = PACK
+            self.args = (recorded,)
+        frame = current.get()
+        if frame is not None and frame.reads is not None:
+            frame.note_made(self)
+        if name is not None or description is not None:
+            extra = self._more()
+            extra.name, extra.description = name, description
+
+    # ---- reading
+
+    @property
+    def value(self) -> Any:
+        """The value. Inside an operator's body the read makes this node a dependency of the operator."""
+        frame = current.get()
+        return self._value if frame is None else self._read(frame)._value
+
+    @property
+    def data(self) -> Any:
+        """Alias of ``value``."""
+        return self.value
+
+    @property
+    def recorded(self) -> Any:
+        """The value as it was when recorded, even if a mutable ``value`` was changed later."""
+        return self._value if self._snap is UNSET or isinstance(self._snap, ByReference) else self._snap
+
+    @property
+    def inputs(self) -> dict[str, Node]:
+        """Direct dependencies by input name: arguments first, then what the body read by itself."""
+        from trace_core.graph import named_inputs
+
+        return dict(named_inputs(self))
+
+    def _read(self, frame: Frame | None) -> Node:
+        """The node that a read of this one gives in ``frame``; notes the read for a running body."""
+        if frame is None:
+            return self
+        node = self
+        if frame.overlay is not None:
+            node = frame.overlay.get(self, self)
+        if frame.reads is not None:
+            frame.reads[node] = None
+        return node
+
+    def _more(self) -> _Extra:
+        extra = self._extra
+        if extra is None:
+            extra = self._extra = _Extra()
+        return extra
+
+    # ---- going backward
+
+    def backward(self, feedback: FeedbackLike | Feedback = "") -> Trace:
+        """Send feedback (text, a score, ``(score, text)``, a Feedback) to every parameter this value depends on.
+
+        Returns the Trace, which is also appended to ``parameter.feedback`` of each parameter reached. Warns with
+        UnreachedWarning if there is none. Raises FeedbackError if the feedback cannot be used.
+        """
+        from trace_core.trace import Trace
+
+        return Trace.of(self, feedback).deposit()
+
+    def clone(self) -> Node:
+        """A node with a copy of the value, still linked to this one."""
+        from trace_core.operators import CLONE
+
+        return apply(CLONE, (self,))
+
+    def detach(self) -> Node:
+        """A leaf with the same value and no history."""
+        return Node(self.value)
+
+    # ---- Python protocols that leave the graph
+
+    __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._value!r})"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    def __bool__(self) -> bool:
+        return bool(leave(self, "bool"))
+
+    def __len__(self) -> int:
+        return int(leave(self, "len"))
+
+    def __int__(self) -> int:
+        return int(leave(self, "int"))
+
+    def __float__(self) -> float:
+        return float(leave(self, "float"))
+
+    def __complex__(self) -> complex:
+        return complex(leave(self, "complex"))
+
+    def __index__(self) -> int:
+        return int(leave(self, "index"))
+
+    def __contains__(self, item: object) -> bool:
+        from trace_core.operators import CONTAINS
+
+        return bool(apply(CONTAINS, (self, item)))
+
+    def __copy__(self) -> Node:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Node:
+        """An independent leaf: the value is copied, the history is not."""
+        import copy
+
+        return Node(copy.deepcopy(self._value, memo), name=self._label(), description=self._about())
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self._value, self._label(), self._about())
+
+    def _label(self) -> str | None:
+        return None if self._extra is None else self._extra.name
+
+    def _about(self) -> str | None:
+        return None if self._extra is None else self._extra.description
+
+    @property
+    def name(self) -> Any:
+        """The name given to this node; without one, a ``name`` that the value itself has, as a node; else None."""
+        return self._own_or_attribute("name", self._label())
+
+    @property
+    def description(self) -> Any:
+        """The description given to this node; without one, a ``description`` that the value itself has; else None."""
+        return self._own_or_attribute("description", self._about())
+
+    def _own_or_attribute(self, attribute: str, own: str | None) -> Any:
+        if own is not None or type(self._value) in ATOMIC or not hasattr(self._value, attribute):
+            return own
+        from trace_core.operators import get_attribute
+
+        return get_attribute(self, attribute)
+
+    # ---- recorded protocols that are not in the operator table
+
+    def __getattr__(self, attribute: str) -> Any:
+        from trace_core.operators import get_attribute
+
+        return get_attribute(self, attribute)
+
+    def __iter__(self) -> Iterator[Any]:
+        from trace_core.operators import iterate
+
+        return iterate(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from trace_core.operators import CALL
+
+        return apply(CALL, (self, *args), kwargs)
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        if attribute in _SLOTS:
+            _set(self, attribute, value)
+        elif attribute in ("value", "data"):
+            raise MutationError(
+                "a node's value cannot be set: a Node is immutable, so that its trace stays true. "
+                "Make a new one with tc.node(...), or use a Parameter and parameter.update(...)"
+            )
+        else:
+            raise MutationError(
+                f"cannot set attribute {attribute!r} on a Node: nodes are immutable. Change the object before it "
+                f"becomes a node, or return the changed object from a bundle"
+            )
+
+    def __setitem__(self, key: object, value: object) -> None:
+        raise MutationError(
+            "item assignment on a Node: nodes are immutable. Build a new value, e.g. {**node, key: value} or "
+            "node[:i] + [value] + node[i + 1:], or do it inside a bundle that returns the new value"
+        )
+
+    def __delitem__(self, key: object) -> None:
+        raise MutationError("item deletion on a Node: nodes are immutable. Build a new value without the item")
+
+
+class ExceptionNode(Node):
+    """Stands for the output of an operator that raised; ``value`` is the exception, ``text`` the marked report."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+_SLOTS = frozenset(
+    {"_value", "_snap", "op", "args", "_extra", "text", "parameter", "index", "compiled"}
+)  # of Node, ExceptionNode and Version: everything that may be assigned
+_set = object.__setattr__
+
+
+def _rebuild(value: Any, name: str | None, description: str | None) -> Node:
+    return Node(value, name=name, description=description)
+
+
+def make(value: Any, op: Operator, args: tuple[Any, ...]) -> Node:
+    """A node outside of any frame: the fast path."""
+    node = _new(Node)
+    _set_value(node, value)
+    _set_snap(node, UNSET if type(value) in ATOMIC else snapshot(value))
+    _set_op(node, op)
+    _set_args(node, args)
+    _set_extra(node, None)
+    return node
+
+
+# Slot descriptors are called directly: Node.__setattr__ refuses assignments, and going through it costs a call each.
+_set_value = Node.__dict__["_value"].__set__
+_set_snap = Node.__dict__["_snap"].__set__
+_set_op = Node.__dict__["op"].__set__
+_set_args = Node.__dict__["args"].__set__
+_set_extra = Node.__dict__["_extra"].__set__
+
+
+def unwrap(value: Any) -> tuple[Any, Any]:
+    """Split what a user passes into (plain, recorded).
+
+    ``plain`` has every node replaced by its value, at any depth of list, tuple, dict, set, dataclass and pydantic
+    model. ``recorded`` is what the graph keeps: nodes stay (a parameter becomes the version read), small mutable
+    containers are copied, so that the record stays true when they change. Both are ``value`` itself where nothing is
+    to be done.
+    """
+    kind = type(value)
+    if kind in ATOMIC:
+        return value, value
+    if isinstance(value, Node):
+        node = value._read(current.get())
+        return node._value, node
+    if isinstance(value, _CONTAINERS) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
+        from trace_core._unwrap import unwrap_container
+
+        return unwrap_container(value)
+    if kind is bytearray or is_ndarray(value):
+        kept = snapshot(value)
+        return value, value if isinstance(kept, ByReference) else kept
+    return value, value
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+
+
+def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Node:
+    """Run a recorded operator: unwrap the inputs, compute, link. Raises ExecutionError if it raises.
+
+    User code that runs inside (methods of objects, ufuncs over objects) may read further nodes: these become inputs.
+    """
+    outer = current.get()
+    plain_args: list[Any] = []
+    recorded: list[Any] = []
+    for value in args:
+        plain, kept = unwrap(value)
+        plain_args.append(plain)
+        recorded.append(kept)
+    plain_kwargs: dict[str, Any] = {}
+    recorded_kwargs: dict[str, Any] | None = None
+    if kwargs:
+        recorded_kwargs = {}
+        for key, value in kwargs.items():
+            plain_kwargs[key], recorded_kwargs[key] = unwrap(value)
+    frame = body_frame(outer)
+    token = current.set(frame)
+    try:
+        result = op.fn(*plain_args, **plain_kwargs)
+        if type(result) not in ATOMIC:
+            result = unwrap(result)[0]
+    except Exception as error:
+        reads = frame.external_reads()
+        raise failure(op, tuple(recorded), recorded_kwargs, reads, error, outer) from error
+    finally:
+        current.reset(token)
+    return link(result, op, tuple(recorded), recorded_kwargs, frame.external_reads(), outer)
+
+
+def link(
+    value: Any,
+    op: Operator,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    reads: tuple[Node, ...],
+    outer: Frame | None,
+    kind: type[Node] = Node,
+) -> Node:
+    """The result node of an operator, in whatever scope: linked, or a leaf under ``no_trace``."""
+    node = _new(kind)
+    _set_value(node, value)
+    _set_snap(node, UNSET if type(value) in ATOMIC else snapshot(value))
+    _set_extra(node, None)
+    if outer is None or outer.tracing:
+        _set_op(node, op)
+        _set_args(node, args)
+        if kwargs or reads:
+            extra = node._more()
+            extra.kwargs = kwargs
+            extra.reads = reads
+    else:
+        _set_op(node, None)
+        _set_args(node, ())
+    if outer is not None and outer.reads is not None:
+        for (
+            read
+        ) in reads:  # arguments were noted when they were unwrapped; what the body read must reach the outer body
+            outer.reads[read] = None
+        outer.note_made(node)
+    return node
+
+
+def failure(
+    op: Operator,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    reads: tuple[Node, ...],
+    error: Exception,
+    outer: Frame | None,
+) -> ExecutionError:
+    """The ExecutionError for an operator that raised; also an instance of the exception's own type where possible."""
+    from trace_core.tracebacks import execution_error
+
+    node: Any = link(error, op, args, kwargs, reads, outer, ExceptionNode)
+    return execution_error(op, node, error)

@@ -1,0 +1,372 @@
+"""The operators of plain Python on nodes: one table, from which Node's methods are made."""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from collections import deque
+from functools import lru_cache
+from opcode import opmap
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trace_core._values import ATOMIC, is_ndarray, is_tensor
+from trace_core.context import current
+from trace_core.errors import MutationError
+from trace_core.guards import leave
+from trace_core.node import Node, apply, make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
+
+
+class OperatorLike(Protocol):
+    """What a node's ``op`` offers: a name, a way to write it, a way to run it again."""
+
+    name: str
+    description: str | None
+
+    def rerun(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:
+        """Run on new inputs (nodes or values) and record the result."""
+        ...
+
+    def input_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """The inputs by name, in order."""
+        ...
+
+
+class Operator:
+    """A named pure function on values.
+
+    Attributes:
+        name: short lower-case name, e.g. ``add``; the stem of the names nodes get in a rendered trace.
+        fn: the plain function.
+        form: how it is written in a pseudo-program, with ``{0}``, ``{1}`` for the inputs; None for ``name(a, b)``.
+    """
+
+    __slots__ = ("description", "fn", "form", "name")
+
+    def __init__(
+        self, name: str, fn: Callable[..., Any], form: str | None = None, description: str | None = None
+    ) -> None:
+        self.name = name
+        self.fn = fn
+        self.form = form
+        self.description = description
+
+    def __repr__(self) -> str:
+        return f"<operator {self.name}>"
+
+    def rerun(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:
+        """Run on new inputs and record the result."""
+        return apply(self, args, kwargs)
+
+    def input_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Positional inputs are called a, b, c ... as they have no names of their own."""
+        named = [(chr(97 + index) if index < 26 else f"arg{index}", value) for index, value in enumerate(args)]
+        return named + list(kwargs.items())
+
+
+#: name -> (function, how it is written). Each gets the forward method ``__name__`` and, if binary, ``__rname__``.
+BINARY: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "add": (operator.add, "{0} + {1}"),
+    "sub": (operator.sub, "{0} - {1}"),
+    "mul": (operator.mul, "{0} * {1}"),
+    "matmul": (operator.matmul, "{0} @ {1}"),
+    "truediv": (operator.truediv, "{0} / {1}"),
+    "floordiv": (operator.floordiv, "{0} // {1}"),
+    "mod": (operator.mod, "{0} % {1}"),
+    "divmod": (divmod, "divmod({0}, {1})"),
+    "pow": (operator.pow, "{0} ** {1}"),
+    "lshift": (operator.lshift, "{0} << {1}"),
+    "rshift": (operator.rshift, "{0} >> {1}"),
+    "and": (operator.and_, "{0} & {1}"),
+    "xor": (operator.xor, "{0} ^ {1}"),
+    "or": (operator.or_, "{0} | {1}"),
+}
+COMPARE: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "lt": (operator.lt, "{0} < {1}"),
+    "le": (operator.le, "{0} <= {1}"),
+    "gt": (operator.gt, "{0} > {1}"),
+    "ge": (operator.ge, "{0} >= {1}"),
+    "eq": (operator.eq, "{0} == {1}"),
+    "ne": (operator.ne, "{0} != {1}"),
+}
+UNARY: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "neg": (operator.neg, "-{0}"),
+    "pos": (operator.pos, "+{0}"),
+    "invert": (operator.invert, "~{0}"),
+    "abs": (abs, "abs({0})"),
+    "floor": (math.floor, "floor({0})"),
+    "ceil": (math.ceil, "ceil({0})"),
+    "trunc": (math.trunc, "trunc({0})"),
+}
+
+
+def _method(item: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    return getattr(item, name)(*args, **kwargs)
+
+
+def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+def _copy(value: Any) -> Any:
+    import copy
+
+    return copy.deepcopy(value)
+
+
+GETITEM = Operator("getitem", operator.getitem, "{0}[{1}]")
+GETATTR = Operator("getattr", getattr, "{0}.{1}")
+METHOD = Operator("method", _method, "{0}.{1}(*)")
+CALL = Operator("call", _call, "{0}(*)")
+ITER = Operator("iter", list, "list({0})")
+REVERSED = Operator("reversed", lambda value: list(reversed(value)), "reversed({0})")
+PACK = Operator("pack", lambda value: value, "{0}")
+CLONE = Operator("clone", _copy, "copy({0})")
+CONTAINS = Operator("contains", operator.contains, "{1} in {0}")
+ROUND = Operator("round", round, "round({0}, {1})")
+POW3 = Operator("pow", pow, "pow({0}, {1}, {2})")
+
+#: Operators that a stored trace may name: rebuilding a trace from data can re-execute these and no others.
+BY_NAME: dict[str, Operator] = {op.name: op for op in (GETITEM, GETATTR, ITER, REVERSED, PACK, CLONE, CONTAINS, ROUND)}
+BY_NAME["pow3"] = POW3
+
+
+_TRUSTED = ATOMIC - {type}  # classes may have operators of their own
+
+
+def _forward(op: Operator) -> Callable[[Node, Any], Node]:
+    fn = op.fn
+
+    def method(self: Node, other: Any) -> Node:
+        if current.get() is not None:
+            return apply(op, (self, other))
+        left = self if type(self) is Node else self._read(None)
+        kind = type(other)
+        if kind is Node:
+            operand = other._value
+        elif kind in ATOMIC:
+            operand = other
+        elif isinstance(other, Node):
+            other = other._read(None)
+            operand = other._value
+        else:
+            return apply(op, (self, other))
+        if type(left._value) not in _TRUSTED or type(operand) not in _TRUSTED:  # the value's own code may read nodes
+            return apply(op, (self, other))
+        try:
+            value = fn(left._value, operand)
+        except Exception:  # noqa: BLE001 - done again by the general path, which reports it as an ExecutionError
+            return apply(op, (self, other))
+        return make(value, op, (left, other))
+
+    return method
+
+
+def _backward(op: Operator) -> Callable[[Node, Any], Node]:
+    def method(self: Node, other: Any) -> Node:
+        return apply(op, (other, self))
+
+    return method
+
+
+def _unary(op: Operator) -> Callable[[Node], Node]:
+    def method(self: Node) -> Node:
+        return apply(op, (self,))
+
+    return method
+
+
+def _equal(op: Operator) -> Callable[[Node, Any], Any]:
+    record = _forward(op)
+
+    def method(self: Node, other: Any) -> Any:
+        if isinstance(other, Node) and _in_membership_test(sys._getframe(1)):
+            return self is other
+        return record(self, other)
+
+    return method
+
+
+def _in_membership_test(frame: FrameType) -> bool:
+    """Whether the running instruction is ``in``: ``node in nodes`` asks for that node, not for one with an equal value.
+
+    Only the interpreter knows that a list, and not the user, compares. Where it cannot be asked, values are compared.
+    """
+    position = frame.f_lasti
+    return position >= 0 and frame.f_code.co_code[position] == _CONTAINS_OP
+
+
+_CONTAINS_OP = opmap.get("CONTAINS_OP", -1)
+
+
+def _pow(self: Node, other: Any, modulo: Any = None) -> Node:
+    return apply(BY_NAME["pow"], (self, other)) if modulo is None else apply(POW3, (self, other, modulo))
+
+
+def _round(self: Node, digits: Any = None) -> Node:
+    return apply(ROUND, (self,) if digits is None else (self, digits))
+
+
+def _install() -> None:
+    """Give Node its methods, from the table."""
+
+    def put(dunder: str, method: Any) -> None:
+        method.__name__ = dunder
+        method.__qualname__ = f"Node.{dunder}"
+        setattr(Node, dunder, method)
+
+    for name, (function, form) in {**BINARY, **COMPARE}.items():
+        op = BY_NAME[name] = Operator(name, function, form)
+        put(f"__{name}__", _equal(op) if name == "eq" else _forward(op))
+        if name in BINARY:
+            put(f"__r{name}__", _backward(op))
+    for name, (unary, form) in UNARY.items():
+        BY_NAME[name] = Operator(name, unary, form)
+        put(f"__{name}__", _unary(BY_NAME[name]))
+    put("__getitem__", _forward(GETITEM))
+    put("__reversed__", _unary(REVERSED))
+    put("__pow__", _pow)
+    put("__round__", _round)
+
+
+_install()
+
+
+# ---- attributes and methods of the value
+
+#: What these methods would change in place, and how to say it without a change.
+MUTATING: Mapping[type, Mapping[str, str]] = {
+    list: {
+        "append": "node + [item]",
+        "extend": "node + items",
+        "insert": "node[:i] + [item] + node[i:]",
+        "remove": "a bundle that returns the new list",
+        "pop": "node[-1] and node[:-1]",
+        "clear": "tc.node([])",
+        "sort": "a bundle that returns sorted(value)",
+        "reverse": "node[::-1]",
+    },
+    dict: {
+        "update": "node | other",
+        "setdefault": "node.get(key, default)",
+        "pop": "node[key]",
+        "popitem": "a bundle that returns the new dict",
+        "clear": "tc.node({})",
+    },
+    set: {
+        "add": "node | {item}",
+        "discard": "node - {item}",
+        "remove": "node - {item}",
+        "update": "node | other",
+        "pop": "a bundle that returns the new set",
+        "clear": "tc.node(set())",
+        "difference_update": "node - other",
+        "intersection_update": "node & other",
+        "symmetric_difference_update": "node ^ other",
+    },
+    bytearray: dict.fromkeys(("append", "extend", "insert", "pop", "remove", "reverse", "clear"), "bytes"),
+    deque: dict.fromkeys(
+        [
+            "append",
+            "appendleft",
+            "clear",
+            "extend",
+            "extendleft",
+            "insert",
+            "pop",
+            "popleft",
+            "remove",
+            "reverse",
+            "rotate",
+        ],
+        "a bundle that returns the new deque",
+    ),
+}
+_NDARRAY_MUTATING = frozenset(
+    {"fill", "sort", "partition", "put", "resize", "itemset", "setfield", "setflags", "byteswap"}
+)
+_DELIBERATELY_ABSENT = ("_repr_", "_ipython_", "_pytest")
+
+
+class BoundMethod:
+    """``node.method``, to be called: ``text.upper()`` records one operator and gives a node."""
+
+    __slots__ = ("_name", "_owner")
+
+    def __init__(self, owner: Node, name: str) -> None:
+        self._owner = owner
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Node:
+        return apply(METHOD, (self._owner, self._name, *args), kwargs)
+
+    @property
+    def value(self) -> Any:
+        """The plain method, or whatever callable the attribute holds."""
+        return getattr(self._owner.value, self._name)
+
+    def __getattr__(self, attribute: str) -> Any:  # a callable object may have attributes of its own
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(apply(GETATTR, (self._owner, self._name)), attribute)
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._owner!r}>"
+
+
+def get_attribute(node: Node, name: str) -> Any:
+    """Attribute access on a node: a method to call, or the attribute as a node."""
+    if (name.startswith("__") and name.endswith("__")) or name.startswith(_DELIBERATELY_ABSENT):
+        raise AttributeError(f"{type(node).__name__} has no attribute {name!r}")
+    frame = current.get()
+    read = node if frame is None else node._read(frame)
+    value = read._value
+    try:
+        attribute = getattr(value, name)
+    except Exception:
+        apply(GETATTR, (node, name))  # raises it again as an ExecutionError, which is of the same kind too
+        raise
+    if isinstance(attribute, Node):  # a parameter or node kept by an object: its own place in the graph
+        return attribute
+    if callable(attribute):
+        _refuse_mutation(value, name)
+        return BoundMethod(node, name)
+    return apply(GETATTR, (node, name))
+
+
+def _refuse_mutation(value: Any, name: str) -> None:
+    for kind, methods in MUTATING.items():
+        if isinstance(value, kind) and name in methods:
+            raise MutationError(
+                f"{kind.__name__}.{name} would change a node's value in place: nodes are immutable. "
+                f"Use {methods[name]}, or change a copy inside a bundle and return it"
+            )
+    if (is_ndarray(value) and name in _NDARRAY_MUTATING) or (
+        is_tensor(value) and name.endswith("_") and not name.startswith("_") and name != "requires_grad_"
+    ):
+        raise MutationError(
+            f"{type(value).__name__}.{name} would change a node's value in place: nodes are immutable. "
+            f"Use the form that returns a new array, or do it inside a bundle"
+        )
+
+
+@lru_cache(maxsize=4096)
+def foreign(function: Any, name: str | None = None) -> Operator:
+    """The operator for a numpy or torch function; the same object for the same function."""
+    given: str = name or getattr(function, "__name__", None) or type(function).__name__
+    return Operator(given.strip("_"), function)
+
+
+def iterate(node: Node) -> Iterator[Any]:
+    """The items as nodes. What cannot be indexed (dict, set, views, iterators) is listed once, as a node of its own."""
+    frame = current.get()
+    value = (node if frame is None else node._read(frame))._value
+    indexable = isinstance(value, list | tuple | str | bytes) or is_ndarray(value) or is_tensor(value)
+    source = node if indexable else apply(ITER, (node,))
+    count = leave(source, "len")
+    for index in range(count):
+        yield apply(GETITEM, (source, index))
