@@ -1,0 +1,34 @@
+"""Optimizers: whatever has ``.step()``. Imported lazily, so that only what is used is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trace_core.optimizers.base import Dropped, Optimizer, OptimizerError, Proposal
+    from trace_core.optimizers.llm.opro import OPRO
+    from trace_core.optimizers.llm.optoprime import OptoPrime
+    from trace_core.optimizers.llm.textgrad import TextGrad
+    from trace_core.optimizers.loop import Result, optimize
+
+_HOME = {
+    "Dropped": "base",
+    "Optimizer": "base",
+    "OptimizerError": "base",
+    "Proposal": "base",
+    "OPRO": "llm.opro",
+    "OptoPrime": "llm.optoprime",
+    "TextGrad": "llm.textgrad",
+    "Result": "loop",
+    "optimize": "loop",
+}
+
+__all__ = ["OPRO", "Dropped", "Optimizer", "OptimizerError", "OptoPrime", "Proposal", "Result", "TextGrad", "optimize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(f"trace_core.optimizers.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'trace_core.optimizers' has no attribute {name!r}")
