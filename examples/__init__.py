@@ -1,0 +1,1 @@
+"""Runnable workflows, one file each."""
