@@ -1,0 +1,165 @@
+"""Which part of a tensor keeps state: rows, columns, entries, or a low-rank subspace.
+
+Every tensor is seen as a matrix (first dimension, all the others), a vector as one row - one column for ``rows`` - so
+that its entries are what is chosen. A vector has no low-rank structure: ``svd`` and ``random`` choose its entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trace_core.optimizers.tensor.frugal._torch import torch
+from trace_core.optimizers.tensor.frugal.seeding import scattered, subset
+
+LOW_RANK = ("svd", "random")
+
+
+def kind_for(tensor: Any, split: str) -> str:
+    """The split that is used for a tensor of this shape."""
+    return "columns" if split in LOW_RANK and tensor.dim() < 2 else split
+
+
+def matrix_shape(tensor: Any, kind: str) -> tuple[int, int]:
+    if tensor.dim() < 2:
+        return (tensor.numel(), 1) if kind == "rows" else (1, tensor.numel())
+    rows = tensor.shape[0]
+    return (rows, tensor.numel() // rows if rows else 0)
+
+
+def matrix(tensor: Any, kind: str) -> Any:
+    """The tensor as a matrix: a view where its strides allow one, else a copy (see ``write_back``)."""
+    return tensor if tensor.dim() == 2 else tensor.reshape(matrix_shape(tensor, kind))
+
+
+def write_back(tensor: Any, view: Any) -> None:
+    """Put ``view``, made by ``matrix``, into the tensor if it was a copy."""
+    if view is not tensor and view.data_ptr() != tensor.data_ptr():
+        tensor.copy_(view.view(tensor.shape))
+
+
+def capacity(tensor: Any, kind: str) -> int:
+    """How many rows, columns, entries or directions there are to choose from."""
+    rows, columns = matrix_shape(tensor, kind)
+    if kind == "randk":
+        return rows * columns
+    if kind in LOW_RANK:
+        return min(rows, columns)
+    return rows if kind == "rows" else columns
+
+
+def chosen_count(tensor: Any, kind: str, density: float) -> int:
+    """How many of them are chosen: rounded, but at least one of a tensor that is to have any."""
+    whole = capacity(tensor, kind)
+    return min(whole, max(1, round(whole * density))) if density > 0 and whole else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """A set of rows, columns or entries of a matrix. ``wide``: the index of columns, seen once per row."""
+
+    kind: str
+    index: Any
+    wide: Any = None
+
+    def take(self, view: Any) -> Any:
+        """The chosen part, contiguous: (count, n) of rows, (m, count) of columns, (count,) of entries."""
+        if self.kind == "randk":
+            view = view.reshape(-1)
+        return view.index_select(1 if self.kind == "columns" else 0, self.index)
+
+    def put(self, view: Any, part: Any) -> None:
+        """Overwrite the chosen part of a contiguous matrix, in place."""
+        if self.kind == "rows":
+            view.index_copy_(0, self.index, part)
+        elif self.kind == "columns":
+            view.scatter_(1, self.index.expand(view.shape[0], -1) if self.wide is None else self.wide, part)
+        else:
+            view.view(-1).index_copy_(0, self.index, part)
+
+    def embed(self, part: Any, shape: tuple[int, int], *, squared: bool = False) -> Any:
+        """A matrix that is zero but for the chosen part."""
+        del squared
+        whole = part.new_zeros(shape)
+        self.put(whole, part)
+        return whole
+
+    def restrict(self, whole: Any, *, squared: bool = False) -> Any:
+        del squared
+        return self.take(whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Subspace:
+    """The span of the orthonormal columns of ``basis``: of row space if ``right``, else of column space."""
+
+    basis: Any
+    right: bool
+
+    def take(self, view: Any) -> Any:
+        return view @ self.basis if self.right else self.basis.mT @ view
+
+    def add(self, view: Any, part: Any, scale: float = 1.0) -> None:
+        """``view += scale * (part seen in the full space)``, in place."""
+        if self.right:
+            view.addmm_(part, self.basis.mT, alpha=scale)
+        else:
+            view.addmm_(self.basis, part, alpha=scale)
+
+    def embed(self, part: Any, shape: tuple[int, int], *, squared: bool = False) -> Any:
+        """Back in the full space. Second moments go through the squared basis, which keeps them from being negative."""
+        del shape
+        basis = self.basis.square() if squared else self.basis
+        return part @ basis.mT if self.right else basis @ part
+
+    def restrict(self, whole: Any, *, squared: bool = False) -> Any:
+        return Subspace(self.basis.square() if squared else self.basis, self.right).take(whole)
+
+    def turn(self, part: Any, onto: Subspace, *, squared: bool = False) -> Any:
+        """Moments of this subspace as moments of another one of the same side."""
+        rotation = self.basis.mT @ onto.basis
+        rotation = rotation.square() if squared else rotation
+        return part @ rotation if self.right else rotation.mT @ part
+
+
+def draw_coordinates(tensor: Any, kind: str, count: int, place: tuple[int, int, int]) -> Coordinates:
+    """Choose for the tensor at ``place`` = (seed, refresh, position of the tensor)."""
+    whole = capacity(tensor, kind)
+    if kind == "randk":
+        return Coordinates(kind, scattered(whole, count, *place, tensor.device))
+    return Coordinates(kind, subset(whole, count, *place).to(tensor.device))
+
+
+def is_right(tensor: Any) -> bool:
+    """Project the longer side away: the basis is small and the moments keep the longer side."""
+    rows, columns = matrix_shape(tensor, "svd")
+    return rows >= columns
+
+
+def of_state(
+    state: dict[str, Any], tensor: Any, kind: str, place: tuple[int, int, int]
+) -> Coordinates | Subspace | None:
+    """The part a tensor's state belongs to; None if the state covers the whole tensor. Entries are drawn again."""
+    if "basis" in state:
+        return Subspace(state["basis"], is_right(tensor))
+    if "indices" in state:
+        index = state["indices"]
+        wide = index.expand(matrix_shape(tensor, kind)[0], -1) if kind == "columns" else None
+        return Coordinates(kind, index, wide)
+    if "entries" in state:
+        seed, _, position = place
+        index = scattered(tensor.numel(), state["entries"], seed, state["refresh"], position, tensor.device)
+        return Coordinates("randk", index)
+    return None
+
+
+def mask_of(part: Coordinates | Subspace | None, tensor: Any, kind: str) -> Any:
+    """True where an entry keeps state (for coordinates), the basis (for a subspace), all True for a whole tensor."""
+    if isinstance(part, Subspace):
+        return part.basis.clone()
+    mask = torch.zeros(matrix_shape(tensor, kind), dtype=torch.bool, device=tensor.device)
+    if part is None:
+        mask.fill_(True)
+    else:
+        part.put(mask, torch.ones_like(part.take(mask)))
+    return mask.view(tensor.shape)

@@ -1,0 +1,394 @@
+"""Life with the optimizer: checkpoints, precisions, odd shapes, torch's own helpers, CUDA, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402 - after the skip
+
+from trace_core.errors import StateError  # noqa: E402 - after the skip
+from trace_core.optimizers.tensor import Frugal  # noqa: E402 - after the skip
+from trace_core.optimizers.tensor.frugal import FrugalError, GrowingGap, LinearDensity  # noqa: E402 - after the skip
+
+SPLITS = ["block", "columns", "rows", "randk", "svd", "random"]
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def network(dtype: Any = torch.float32) -> Any:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 12, 3), nn.Flatten(), nn.Linear(48, 32), nn.GELU()]
+    return nn.Sequential(*layers, nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 5)).to(dtype)
+
+
+def run(net: Any, optimizer: Any, steps: range, *, scheduler: Any = None) -> list[float]:
+    losses: list[Any] = []
+    where = next(net.parameters())
+    for step in steps:
+        made = torch.Generator().manual_seed(step)
+        x = torch.randn(16, 3, 6, 6, generator=made).to(where)
+        y = torch.randint(0, 5, (16,), generator=made).to(where.device)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.observe(loss)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        losses.append(loss.detach())
+    return [float(loss) for loss in losses]
+
+
+def make(net: Any, split: str, **options: Any) -> Any:
+    settings: dict[str, Any] = {"lr": 3e-3, "split": split, "gap": 4, "density": 0.3, "seed": 7}
+    return Frugal.from_module(net, **{**settings, **options})
+
+
+def through_a_file(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def equal(a: Any, b: Any) -> bool:
+    return all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("on_refresh", ["reset", "reproject"])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_resumed_run_goes_on_bit_for_bit(split: str, on_refresh: str, capturable: bool) -> None:
+    def started() -> tuple[Any, Any]:
+        net = network()
+        options = {"density": LinearDensity(0.6, 0.2, 12), "gap": GrowingGap(3, 1.5, 8, tolerance=0.5)}
+        return net, make(net, split, on_refresh=on_refresh, capturable=capturable, **options)
+
+    straight, straight_optimizer = started()
+    run(straight, straight_optimizer, range(16))
+    for cut in (5, 8):
+        first, optimizer = started()
+        run(first, optimizer, range(cut))
+        saved = through_a_file({"net": first.state_dict(), "optimizer": optimizer.state_dict()})
+        second, resumed = started()
+        second.load_state_dict(saved["net"])
+        resumed.load_state_dict(saved["optimizer"])
+        torch.manual_seed(cut)  # the global generator has no say
+        run(second, resumed, range(cut, 16))
+        assert equal(straight, second)
+        assert resumed.param_groups[0]["refreshes"] == straight_optimizer.param_groups[0]["refreshes"]
+
+
+def test_checkpoints_are_plain_data() -> None:
+    net = network()
+    optimizer = make(net, "svd", density=lambda progress: 0.3)
+    run(net, optimizer, range(3))
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            for item in value.values():
+                check(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                check(item)
+        else:
+            assert value is None or isinstance(value, torch.Tensor | int | float | str | bool), type(value)
+
+    check(optimizer.state_dict())
+
+
+def test_a_copied_optimizer_and_one_with_other_groups() -> None:
+    net = network()
+    optimizer = make(net, "columns")
+    run(net, optimizer, range(5))
+    twin_net, twin = copy.deepcopy((net, optimizer))
+    run(net, optimizer, range(5, 10))
+    run(twin_net, twin, range(5, 10))
+    assert equal(net, twin_net)
+    other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="group"):
+        make(other, "columns").load_state_dict(optimizer.state_dict())
+    wider = network()
+    wider[6] = nn.Linear(32, 40)
+    wider[8] = nn.Linear(40, 5)
+    with pytest.raises(StateError, match="does not fit"):
+        make(wider, "columns").load_state_dict(optimizer.state_dict())
+
+
+# ---- precision and shape
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_parameters_have_float32_moments(split: str, dtype: str) -> None:
+    """Every half-precision value is what float32 arithmetic on it gives, rounded once."""
+    half = getattr(torch, dtype)
+    low, high = [torch.randn(24, 16).to(half) for _ in range(3)], []
+    optimizer = Frugal([{"params": low, "project": True}], lr=0.01, split=split, density=0.4, gap=2, weight_decay=0.1)
+    for step in range(5):
+        grads = [torch.randn(24, 16, generator=torch.Generator().manual_seed(step)).to(half) for _ in low]
+        high = [p.float() for p in low]
+        exact = Frugal([{"params": high, "project": True}], lr=0.01, split=split)
+        if step:
+            exact.load_state_dict(optimizer.state_dict())
+        else:
+            exact = Frugal(
+                [{"params": high, "project": True}], lr=0.01, split=split, density=0.4, gap=2, weight_decay=0.1
+            )
+        for p, q, g in zip(low, high, grads, strict=True):
+            p.grad, q.grad = g, g.float()
+        optimizer.step()
+        exact.step()
+        for p, q in zip(low, high, strict=True):
+            room = 3 * torch.finfo(half).eps * q.abs().max()
+            assert (p.float() - q).abs().max() <= room
+    moments = [v for s in optimizer.state.values() for k, v in s.items() if k.startswith("exp_avg")]
+    assert moments
+    assert all(m.dtype == torch.float32 for m in moments)
+    loaded = Frugal([{"params": [p.clone() for p in low], "project": True}], split=split)
+    loaded.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert all(v.dtype == torch.float32 for s in loaded.state.values() for k, v in s.items() if "exp_avg" in k)
+
+
+def test_moments_of_a_wanted_type() -> None:
+    weight = torch.randn(8, 8)
+    optimizer = Frugal([{"params": [weight], "project": True}], density=1.0, state_dtype=torch.bfloat16)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert optimizer.state[weight]["exp_avg"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_strides_do_not_matter(split: str) -> None:
+    """Channels-last kernels, transposed weights and gradients laid out otherwise get the same update."""
+    kernel, weight = torch.randn(6, 4, 3, 3), torch.randn(10, 8)
+    usual = [kernel.clone(), weight.clone(), torch.randn(()), torch.zeros(0, 4)]
+    odd = [
+        kernel.to(memory_format=torch.channels_last),
+        weight.t().contiguous().t(),
+        usual[2].clone(),
+        torch.zeros(0, 4),
+    ]
+    results = []
+    for params in (usual, odd):
+        optimizer = Frugal([{"params": params, "project": True}], lr=0.01, split=split, density=0.4, gap=2)
+        for step in range(5):
+            for p in params:
+                grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+                p.grad = grad.t().contiguous().t() if step % 2 and p.dim() == 2 else grad
+            optimizer.step()
+        results.append(params)
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_frozen_and_unused_parameters_are_left_alone() -> None:
+    used, unused = torch.randn(4, 4), torch.randn(4, 4)
+    optimizer = Frugal([{"params": [used, unused], "project": True}], split="block", density=0.5, gap=1)
+    before = unused.clone()
+    for _ in range(6):
+        used.grad = torch.ones_like(used)
+        optimizer.step()
+    assert torch.equal(unused, before)
+    assert unused not in optimizer.state
+
+
+# ---- with torch's own helpers
+
+
+def test_learning_rate_schedulers_and_tensor_rates() -> None:
+    for split in SPLITS:
+        plain, tensor = network(torch.float64), network(torch.float64)
+        first = make(plain, split)
+        second = make(tensor, split, lr=torch.tensor(3e-3, dtype=torch.float64), weight_decay=0.01)
+        first.param_groups[0]["weight_decay"] = first.param_groups[1]["weight_decay"] = 0.01
+        run(plain, first, range(8), scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(first, 10))
+        run(tensor, second, range(8), scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(second, 10))
+        for a, b in zip(plain.parameters(), tensor.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_gradient_scaler_skips_overflows() -> None:
+    net = network()
+    optimizer = make(net, "svd")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    before = copy.deepcopy(net)
+    for factor in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale(net(torch.ones(2, 3, 6, 6)).sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert equal(net, before) is (factor != 1.0)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_it_learns(split: str) -> None:
+    net = network()
+    x = torch.randn(64, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(64) % 5
+    optimizer = make(net, split, gap=10)
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(net(x), y)
+        value.backward()
+        return value
+
+    losses = [float(optimizer.step(loss).detach()) for _ in range(60)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+# ---- refusals
+
+
+def _sparse() -> None:
+    table = nn.Embedding(5, 4, sparse=True)
+    optimizer = Frugal([("table", table.weight)], project=False)
+    table(torch.tensor([1])).sum().backward()
+    optimizer.step()
+
+
+def _group(**options: Any) -> Callable[[], Any]:
+    return lambda: Frugal([{"params": [torch.zeros(4, 4)], "project": True, **options}])
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        (lambda: Frugal([torch.zeros(4, 4)]), "from_module"),
+        (_sparse, "'table' has a sparse gradient"),
+        (lambda: Frugal([torch.zeros(4, dtype=torch.complex64)], project=True), "complex"),
+        (_group(split="diagonal"), "split: expected one of block, columns"),
+        (_group(density=1.5), r"density: expected a number in \[0, 1\], got 1.5"),
+        (_group(density=lambda progress: -1.0), "density"),
+        (_group(gap=0), "gap: expected a number of steps"),
+        (_group(lr=-1.0), "lr"),
+        (_group(betas=(0.9, 1.0)), "betas"),
+        (_group(full="adam"), "full"),
+        (_group(free="sign"), "free"),
+        (_group(order="mirror"), "order"),
+        (_group(on_refresh="keep"), "on_refresh"),
+        (_group(state_dtype=torch.int8), "state_dtype"),
+        (lambda: GrowingGap(start=10, limit=5), "limit >= start"),
+        (lambda: Frugal([torch.zeros(2, 2)], project=True).chosen(torch.zeros(2, 2)), "not one of"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_reason(attempt: Callable[[], Any], words: str) -> None:
+    with pytest.raises(FrugalError, match=words):
+        attempt()
+
+
+# ---- CUDA
+
+
+@cuda
+@pytest.mark.parametrize("split", SPLITS)
+def test_cuda_follows_the_cpu(split: str) -> None:
+    here, there = network(torch.float64), network(torch.float64).cuda()
+    options = {"density": 0.4, "lr": 1e-3, "free": "sgd", "weight_decay": 0.1}
+    first, second = make(here, split, **options), make(there, split, **options)
+    run(here, first, range(12))
+    run(there, second, range(12))
+    for a, b in zip(here.parameters(), there.parameters(), strict=True):
+        assert torch.allclose(a, b.cpu(), atol=1e-9)
+    for p, q in zip(here.parameters(), there.parameters(), strict=True):
+        if first.chosen(p).dtype == torch.bool:
+            assert torch.equal(first.chosen(p), second.chosen(q).cpu())
+
+
+@cuda
+@pytest.mark.parametrize("split", SPLITS)
+def test_checkpoints_move_between_devices(split: str) -> None:
+    net = network()
+    optimizer = make(net, split, gap=None)
+    run(net, optimizer, range(5))
+    moved = network().cuda()
+    moved.load_state_dict(net.state_dict())
+    there = make(moved, split, gap=None)
+    there.load_state_dict(through_a_file(optimizer.state_dict()))
+    for p, q in zip(net.parameters(), moved.parameters(), strict=True):
+        assert all(v.is_cuda for v in there.state[q].values() if isinstance(v, torch.Tensor))
+        assert torch.equal(optimizer.chosen(p), there.chosen(q).cpu())
+    run(moved, there, range(5, 8))
+
+
+@cuda
+@pytest.mark.parametrize("split", SPLITS)
+def test_steps_in_a_cuda_graph(split: str) -> None:
+    """A captured step replays as eager steps go; a refresh cannot be captured and says so."""
+    results = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        params = [torch.randn(32, 24, device="cuda") for _ in range(4)]
+        for p in params:
+            p.grad = torch.randn_like(p)
+        rate = torch.tensor(0.01, device="cuda")
+        optimizer = Frugal([{"params": params, "project": True}], lr=rate, split=split, gap=6, capturable=True)
+        if captured:
+            with pytest.raises(FrugalError, match="refresh"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+                optimizer.step()
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            optimizer.step()
+            optimizer.step()
+        torch.cuda.synchronize()
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                optimizer.step()
+            for _ in range(4):
+                graph.replay()
+            optimizer.count_replays(4)
+        else:
+            for _ in range(4):
+                optimizer.step()
+        assert optimizer.refresh_due
+        optimizer.step()
+        results.append(params)
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@cuda
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_ordinary_step_does_not_synchronise(split: str) -> None:
+    net = network().cuda()
+    optimizer = make(net, split, gap=100)
+    run(net, optimizer, range(2))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_launch_for_all_signs_does_what_many_do(dtype: str) -> None:
+    made = torch.Generator().manual_seed(0)
+    shapes = [(300, 70), (5000,), (64, 3, 3, 3), (), (0, 4), (1025, 1025)]
+    start = [torch.randn(s, generator=made).to(getattr(torch, dtype)).cuda() for s in shapes]
+    grads = [torch.randn(s, generator=made).to(getattr(torch, dtype)).cuda() for s in shapes]
+    grads[1][::3] = 0.0
+    results = []
+    for fused in (None, False):
+        params = [p.clone() for p in start]
+        params.append(torch.ones(6, 4, device="cuda", dtype=params[0].dtype).t())  # strided: takes the long way
+        options = {"lr": 0.01, "weight_decay": 0.5, "density": 0.0, "fused": fused}
+        optimizer = Frugal([{"params": params, "project": True}], **options)
+        for _ in range(3):
+            for p, g in zip(params, [*grads, torch.ones_like(params[-1])], strict=True):
+                p.grad = g.clone()
+            optimizer.step()
+        results.append(params)
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=4 * torch.finfo(a.dtype).eps, atol=0.03 * torch.finfo(a.dtype).eps)
