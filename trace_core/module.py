@@ -125,6 +125,12 @@ def _visit(value: Any, path: str, seen: set[int], parameters: set[Parameter]) ->
         for parameter in value.parameters():
             yield from _found(parameter, path, parameters)
     elif getattr(type(value), "__trace_core_module__", False):
+        if type(value).named_parameters is not Module.named_parameters:  # it knows its parameters better
+            if id(value) not in seen:
+                seen.add(id(value))
+                for name, parameter in value.named_parameters():
+                    yield from _found(parameter, f"{path}.{name}", parameters)
+            return
         yield from _walk(value, f"{path}.", seen, parameters)
     elif isinstance(value, list | tuple | dict):
         if id(value) in seen:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from sys import modules as _modules
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
 from trace_core._signatures import OperatorSignatures
-from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
+from trace_core._torch import PLAIN, mode_now
+from trace_core._values import ATOMIC, UNSET, ByReference, Released, is_ndarray, snapshot, without_history
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
 from trace_core.guards import leave
@@ -26,12 +28,13 @@ _new = object.__new__
 class _Extra:
     """What only some nodes have; kept apart so that the ordinary node stays small."""
 
-    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "watchers")
+    __slots__ = ("description", "guards", "inner", "kwargs", "mode", "name", "reads", "watchers")
 
     def __init__(self) -> None:
         self.kwargs: dict[str, Any] | None = None
         self.reads: tuple[Node, ...] = ()
         self.inner: Any = None
+        self.mode: Any = None  # torch's, where it was not the default; see _torch.Mode
         self.name: str | None = None
         self.description: str | None = None
         self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
@@ -85,7 +88,8 @@ class Node(ArrayProtocols, OperatorSignatures):
     def value(self) -> Any:
         """The value. Inside an operator's body the read makes this node a dependency of the operator."""
         frame = current.get()
-        return self._value if frame is None else self._read(frame)._value
+        value = self._value if frame is None else self._read(frame)._value
+        return value if type(value) is not Released else value.refuse()
 
     @property
     def data(self) -> Any:
@@ -140,8 +144,8 @@ class Node(ArrayProtocols, OperatorSignatures):
         return apply(CLONE, (self,))
 
     def detach(self) -> Node:
-        """A leaf with the same value and no history."""
-        return Node(self.value)
+        """A leaf with the same value and no history; a tensor is detached from autograd as well."""
+        return Node(without_history(self.value))
 
     # ---- Python protocols that leave the graph
 
@@ -304,7 +308,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
         return value, value
     if isinstance(value, Node):
         node = value._read(current.get())
-        return node._value, node
+        plain = node._value
+        return (plain if type(plain) is not Released else plain.refuse()), node
     if isinstance(value, _CONTAINERS) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
         from trace_core._unwrap import unwrap_container
 
@@ -371,6 +376,10 @@ def link(
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
+        if "torch" in _modules:
+            mode = mode_now()
+            if mode is not PLAIN:
+                node._more().mode = mode
     else:
         _set_op(node, None)
         _set_args(node, ())

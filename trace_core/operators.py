@@ -10,6 +10,7 @@ from functools import lru_cache
 from opcode import opmap
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trace_core._torch import STOCHASTIC
 from trace_core._values import ATOMIC, is_ndarray, is_tensor
 from trace_core.context import current
 from trace_core.errors import MutationError
@@ -115,7 +116,7 @@ def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
 def _copy(value: Any) -> Any:
     import copy
 
-    return copy.deepcopy(value)
+    return value.clone() if is_tensor(value) else copy.deepcopy(value)  # a tensor's copy keeps its gradient
 
 
 GETITEM = Operator("getitem", operator.getitem, "{0}[{1}]")
@@ -302,6 +303,12 @@ class BoundMethod:
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Node:
+        if self._name in STOCHASTIC and is_tensor(self._owner._value):
+            from trace_core._random_ops import random_operator
+
+            return apply(
+                random_operator(METHOD, (self._owner, *args), kwargs), (self._owner, self._name, *args), kwargs
+            )
         return apply(METHOD, (self._owner, self._name, *args), kwargs)
 
     @property
