@@ -226,7 +226,7 @@ class Node(ArrayProtocols, OperatorSignatures):
 
         return iterate(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         from trace_core.operators import CALL
 
         return apply(CALL, (self, *args), kwargs)

@@ -104,11 +104,11 @@ UNARY: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def _method(item: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+def _method(item: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
     return getattr(item, name)(*args, **kwargs)
 
 
-def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
@@ -301,7 +301,7 @@ class BoundMethod:
         self._owner = owner
         self._name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Node:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Node:
         return apply(METHOD, (self._owner, self._name, *args), kwargs)
 
     @property
