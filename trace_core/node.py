@@ -43,8 +43,8 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
     ``len``, ``int``, ``float``, ``str`` and ``in`` leave the graph and answer as the value would. ``==`` gives a node;
-    the hash is the identity, and ``node in nodes`` looks for that very node (``list.remove``, ``index`` and ``count``
-    go by ``==`` and so by value). A node is immutable: in-place changes raise MutationError.
+    the hash is the identity; ``node in nodes``, ``nodes.remove(node)``, ``index`` and ``count`` look for that very
+    node. A node is immutable: in-place changes raise MutationError.
 
     Attributes:
         value: the value itself (alias ``data``).
