@@ -144,10 +144,11 @@ class CodeParameter(Parameter):
     def _code_version(self, text: str, filename: str) -> CodeVersion:
         import ast
 
-        from trace_core.source import parse_candidate, used_names
+        from trace_core.source import parse_candidate, used_names, without_bundle
 
         tree, definition = parse_candidate(text, self.function_name)
         is_async = isinstance(definition, ast.AsyncFunctionDef)
+        text = without_bundle(text, definition, self._original)
         return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(tree)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodeParameter:
