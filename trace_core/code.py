@@ -160,8 +160,9 @@ class CodeParameter(Parameter):
             isolation=self._isolation,
         )
         memo[id(self)] = twin
-        if self._current._value != self._text:
-            twin.update(self._current._value)
+        value = self.value
+        if value != self._text:
+            twin.update(value)
         return twin
 
     def __reduce__(self) -> Any:
@@ -173,7 +174,7 @@ class CodeParameter(Parameter):
             raise TypeError(
                 f"cannot pickle parameter {self._title()}: its function is not at the top level of a module"
             )
-        return _rebuild_code, (*place, self.name, self.description, self._text, self._isolation, self._current._value)
+        return _rebuild_code, (*place, self.name, self.description, self._text, self._isolation, self.value)
 
 
 def _rebuild_code(

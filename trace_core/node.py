@@ -148,7 +148,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._value!r})"
+        return f"{type(self).__name__}({self.value!r})"
 
     def __str__(self) -> str:
         return str(self.value)
@@ -186,10 +186,10 @@ class Node(ArrayProtocols, OperatorSignatures):
         """An independent leaf: the value is copied, the history is not."""
         import copy
 
-        return Node(copy.deepcopy(self._value, memo), name=self._label(), description=self._about())
+        return Node(copy.deepcopy(self.value, memo), name=self._label(), description=self._about())
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._value, self._label(), self._about())
+        return _rebuild, (self.value, self._label(), self._about())
 
     def _label(self) -> str | None:
         return None if self._extra is None else self._extra.name
