@@ -10,7 +10,7 @@ from trace_core._signatures import OperatorSignatures
 from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave
+from trace_core.guards import leave, note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -395,4 +395,6 @@ def failure(
     from trace_core.tracebacks import execution_error
 
     node: Any = link(error, op, args, kwargs, reads, outer, ExceptionNode)
+    if node.op is not None and (outer is None or outer.reads is None):
+        note_outcome(node, op, "error", error)
     return execution_error(op, node, error)
