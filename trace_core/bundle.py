@@ -84,7 +84,7 @@ class Bundle:
 
     # ---- calling
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run and record. The result is a Node (a coroutine of one, or a generator of nodes, for such functions)."""
         return self._run(args, kwargs, self._code_for(args) if self.trainable else None)
 

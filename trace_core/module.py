@@ -35,7 +35,7 @@ class Module:
         if isinstance(value, Parameter) and value.name is None:
             value._rename(attribute)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls ``forward``, if there is one."""
         forward = getattr(self, "forward", None)
         if forward is None:

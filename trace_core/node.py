@@ -10,7 +10,7 @@ from trace_core._signatures import OperatorSignatures
 from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave
+from trace_core.guards import leave, note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,8 +43,8 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
     ``len``, ``int``, ``float``, ``str`` and ``in`` leave the graph and answer as the value would. ``==`` gives a node;
-    the hash is the identity, and ``node in nodes`` looks for that very node (``list.remove``, ``index`` and ``count``
-    go by ``==`` and so by value). A node is immutable: in-place changes raise MutationError.
+    the hash is the identity; ``node in nodes``, ``nodes.remove(node)``, ``index`` and ``count`` look for that very
+    node. A node is immutable: in-place changes raise MutationError.
 
     Attributes:
         value: the value itself (alias ``data``).
@@ -148,7 +148,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._value!r})"
+        return f"{type(self).__name__}({self.value!r})"
 
     def __str__(self) -> str:
         return str(self.value)
@@ -186,10 +186,10 @@ class Node(ArrayProtocols, OperatorSignatures):
         """An independent leaf: the value is copied, the history is not."""
         import copy
 
-        return Node(copy.deepcopy(self._value, memo), name=self._label(), description=self._about())
+        return Node(copy.deepcopy(self.value, memo), name=self._label(), description=self._about())
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._value, self._label(), self._about())
+        return _rebuild, (self.value, self._label(), self._about())
 
     def _label(self) -> str | None:
         return None if self._extra is None else self._extra.name
@@ -226,7 +226,7 @@ class Node(ArrayProtocols, OperatorSignatures):
 
         return iterate(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         from trace_core.operators import CALL
 
         return apply(CALL, (self, *args), kwargs)
@@ -395,4 +395,6 @@ def failure(
     from trace_core.tracebacks import execution_error
 
     node: Any = link(error, op, args, kwargs, reads, outer, ExceptionNode)
+    if node.op is not None and (outer is None or outer.reads is None):
+        note_outcome(node, op, "error", error)
     return execution_error(op, node, error)

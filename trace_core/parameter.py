@@ -208,20 +208,20 @@ class Parameter(Node):
 
     def __repr__(self) -> str:
         label = f"{self.name}: " if self.name else ""
-        return f"{type(self).__name__}({label}{self._current._value!r:.200})"
+        return f"{type(self).__name__}({label}{self.value!r:.200})"
 
     def detach(self) -> Node:
         """A leaf with the current value that is no parameter."""
         return Node(self.value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
-        """An independent parameter with a copy of the value, without feedback."""
+        """An independent parameter with a copy of the value (under ``using``, of the candidate), without feedback."""
         import copy
 
         twin = Parameter.__new__(type(self))
         Parameter.__init__(
             twin,
-            copy.deepcopy(self._current._value, memo),
+            copy.deepcopy(self.value, memo),
             name=self.name,
             description=self.description,
             constraint=self._constraint_given,
@@ -231,7 +231,7 @@ class Parameter(Node):
         return twin
 
     def __reduce__(self) -> Any:
-        return _rebuild_parameter, (self._current._value, self.name, self.description, self._constraint_given)
+        return _rebuild_parameter, (self.value, self.name, self.description, self._constraint_given)
 
 
 def _rebuild_parameter(value: Any, name: str | None, description: str | None, constraint: Any) -> Parameter:

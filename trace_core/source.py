@@ -140,6 +140,17 @@ def inner_decorators(definition: FunctionNode, fn: Callable[..., Any] | None) ->
     return [d for d in decorators if getattr(d, "id", "") not in ("staticmethod", "classmethod")]
 
 
+def without_bundle(text: str, definition: FunctionNode, fn: Callable[..., Any]) -> str:
+    """``text`` with the decorators from ``bundle`` upward made blank lines: proposed code may repeat them."""
+    kept = inner_decorators(definition, fn)
+    lines = text.splitlines(keepends=True)
+    for decorator in definition.decorator_list:
+        if decorator not in kept:
+            first, last = decorator.lineno, decorator.end_lineno or decorator.lineno
+            lines[first - 1 : last] = ["\n"] * (last - first + 1)
+    return "".join(lines)
+
+
 def _is_bundle(decorator: ast.expr, fn: Callable[..., Any] | None) -> bool:
     from trace_core.bundle import Bundle, bundle
 

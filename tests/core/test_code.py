@@ -1,4 +1,4 @@
-"""Trainable source (behaviours 8 to 10). What is proposed runs in this process here (isolation="inline")."""
+"""Trainable source (behaviours 8 to 10). Mostly, what is proposed runs in this process here (isolation="inline")."""
 
 from __future__ import annotations
 
@@ -77,13 +77,14 @@ def test_a_new_version_runs_and_old_traces_keep_theirs() -> None:
         ("@renamed\ndef plain(x):\n    return x + 4\n", 5),
     ],
 )
-def test_proposals_may_bring_what_they_need(text: str, expected: int) -> None:
+@pytest.mark.parametrize("function", [plain, tc.bundle(trainable=True)(plain.fn)], ids=["inline", "isolated"])
+def test_proposals_may_bring_what_they_need(function: Any, text: str, expected: int) -> None:
     assert functools
     assert renamed
-    plain.code.update(text)
-    result = plain(tc.node(1))
+    function.code.update(text)
+    result = function(tc.node(1))
     assert result.value == expected
-    assert tc.Trace.of(result, "").parameters == [plain.code]
+    assert tc.Trace.of(result, "").parameters == [function.code]
 
 
 @pytest.mark.parametrize(
