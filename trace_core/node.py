@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
 from trace_core._signatures import OperatorSignatures
-from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
+from trace_core._values import ATOMIC, UNSET, ByReference, changed_since, is_ndarray, snapshot
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
 from trace_core.guards import leave, note_outcome
@@ -26,7 +26,7 @@ _new = object.__new__
 class _Extra:
     """What only some nodes have; kept apart so that the ordinary node stays small."""
 
-    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "watchers")
+    __slots__ = ("description", "guards", "inner", "kwargs", "later", "name", "reads", "watchers")
 
     def __init__(self) -> None:
         self.kwargs: dict[str, Any] | None = None
@@ -34,6 +34,7 @@ class _Extra:
         self.inner: Any = None
         self.name: str | None = None
         self.description: str | None = None
+        self.later: Node | None = None  # for a value that was changed in place
         self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
         self.watchers: list[Node] | None = None  # tested temporaries made of this value
 
@@ -106,14 +107,25 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     def _read(self, frame: Frame | None) -> Node:
         """The node that a read of this one gives in ``frame``; notes the read for a running body."""
+        node = self if self._snap is UNSET else self._now()
         if frame is None:
-            return self
-        node = self
+            return node
         if frame.overlay is not None:
             node = frame.overlay.get(self, self)
         if frame.reads is not None:
             frame.reads[node] = None
         return node
+
+    def _now(self) -> Node:
+        """This node, or, if its value was changed in place since it was recorded, one for what it has become."""
+        if not changed_since(self._value, self._snap):
+            return self
+        later = self._more().later
+        if later is None or changed_since(later._value, later._snap):
+            from trace_core.operators import CHANGED
+
+            later = self._more().later = make(self._value, CHANGED, (self,))
+        return later
 
     def _more(self) -> _Extra:
         extra = self._extra
