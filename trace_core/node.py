@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
 from trace_core._values import ATOMIC, UNSET, ByReference, changed_since, is_ndarray, snapshot
 from trace_core.context import body_frame, current
@@ -21,22 +22,6 @@ if TYPE_CHECKING:
     from trace_core.trace import Trace
 
 _new = object.__new__
-
-
-class _Extra:
-    """What only some nodes have; kept apart so that the ordinary node stays small."""
-
-    __slots__ = ("description", "guards", "inner", "kwargs", "later", "name", "reads", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.name: str | None = None
-        self.description: str | None = None
-        self.later: Node | None = None  # for a value that was changed in place
-        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
-        self.watchers: list[Node] | None = None  # tested temporaries made of this value
 
 
 class Node(ArrayProtocols, OperatorSignatures):
@@ -58,7 +43,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     _snap: Any
     op: Operator | None
     args: tuple[Any, ...]
-    _extra: _Extra | None
+    _extra: Extra | None
 
     def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
         plain, recorded = unwrap(value)
@@ -127,10 +112,10 @@ class Node(ArrayProtocols, OperatorSignatures):
             later = self._more().later = make(self._value, CHANGED, (self,))
         return later
 
-    def _more(self) -> _Extra:
+    def _more(self) -> Extra:
         extra = self._extra
         if extra is None:
-            extra = self._extra = _Extra()
+            extra = self._extra = Extra()
         return extra
 
     # ---- going backward

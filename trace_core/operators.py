@@ -130,7 +130,6 @@ ROUND = Operator("round", round, "round({0}, {1})")
 POW3 = Operator("pow", pow, "pow({0}, {1}, {2})")
 
 
-
 class _Changed(Operator):
     """What a node's value became when somebody changed it in place between two uses."""
 

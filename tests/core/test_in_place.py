@@ -63,7 +63,7 @@ def test_a_change_in_place_to_what_is_not_allowed_is_refused() -> None:
     sizes = tc.node([1, 2], trainable=True, name="sizes", constraint=lambda v: len(v) < 3)
     sizes.value.append(3)
     with pytest.raises(tc.ParameterError, match="'sizes'"):
-        sizes + [4]
+        len(sizes)
 
 
 def test_a_tensor_parameter_updated_in_place_is_traced_as_it_is() -> None:
@@ -81,7 +81,9 @@ def test_a_tensor_parameter_updated_in_place_is_traced_as_it_is() -> None:
     assert second.replay({two: 3.0}).value.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("make", [lambda: [1], lambda: {1: 1}, lambda: {1}, lambda: torch.ones(1), lambda: bytearray(1)])
+@pytest.mark.parametrize(
+    "make", [lambda: [1], lambda: {1: 1}, lambda: {1}, lambda: torch.ones(1), lambda: bytearray(1)]
+)
 def test_a_node_whose_value_was_changed_between_two_uses(make: Any) -> None:
     """The trace shows both; the change itself is not in the graph, so that a replay through it is refused."""
     p = tc.node(1, trainable=True, name="p")
