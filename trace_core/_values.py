@@ -95,7 +95,7 @@ def changed_since(value: Any, kept: Any, whole: bool = False) -> bool:
         return kept.changed(value) is True
     kind = type(value)
     if kind is list or kind is dict or kind is set or kind is bytearray:
-        return len(value) != len(kept) or (whole and len(value) <= _COMPARED and not _same(value, kept))
+        return bool(len(value) != len(kept) or (whole and len(value) <= _COMPARED and not _same(value, kept)))
     return whole and not _same(value, kept)
 
 
