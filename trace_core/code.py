@@ -146,10 +146,10 @@ class CodeParameter(Parameter):
 
         from trace_core.source import parse_candidate, used_names, without_bundle
 
-        tree, definition = parse_candidate(text, self.function_name)
+        definition = parse_candidate(text, self.function_name)[1]
         is_async = isinstance(definition, ast.AsyncFunctionDef)
         text = without_bundle(text, definition, self._original)
-        return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(tree)))
+        return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(text)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodeParameter:
         twin = CodeParameter.of_function(

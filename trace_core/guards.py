@@ -209,8 +209,8 @@ def check_watchers(nodes: Iterable[Node], new: Mapping[Node, Node], target: Node
 def _recompute(tested: Node, known: dict[Node, Node], unchanged: set[Node]) -> None:
     """Put what the tested value would be now into ``known``, if anything it was made of has changed."""
     from trace_core.context import no_trace
-    from trace_core.graph import dependencies
     from trace_core.errors import ExecutionError
+    from trace_core.graph import dependencies
     from trace_core.node import Node
     from trace_core.replay import rerun_with
 

@@ -6,8 +6,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
-from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
+from trace_core._values import ATOMIC, UNSET, ByReference, changed_since, is_ndarray, snapshot
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
 from trace_core.guards import leave, note_outcome
@@ -21,21 +22,6 @@ if TYPE_CHECKING:
     from trace_core.trace import Trace
 
 _new = object.__new__
-
-
-class _Extra:
-    """What only some nodes have; kept apart so that the ordinary node stays small."""
-
-    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.name: str | None = None
-        self.description: str | None = None
-        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
-        self.watchers: list[Node] | None = None  # tested temporaries made of this value
 
 
 class Node(ArrayProtocols, OperatorSignatures):
@@ -57,7 +43,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     _snap: Any
     op: Operator | None
     args: tuple[Any, ...]
-    _extra: _Extra | None
+    _extra: Extra | None
 
     def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
         plain, recorded = unwrap(value)
@@ -106,19 +92,30 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     def _read(self, frame: Frame | None) -> Node:
         """The node that a read of this one gives in ``frame``; notes the read for a running body."""
+        node = self if self._snap is UNSET else self._now()
         if frame is None:
-            return self
-        node = self
+            return node
         if frame.overlay is not None:
             node = frame.overlay.get(self, self)
         if frame.reads is not None:
             frame.reads[node] = None
         return node
 
-    def _more(self) -> _Extra:
+    def _now(self) -> Node:
+        """This node, or, if its value was changed in place since it was recorded, one for what it has become."""
+        if not changed_since(self._value, self._snap):
+            return self
+        later = self._more().later
+        if later is None or changed_since(later._value, later._snap):
+            from trace_core.operators import CHANGED
+
+            later = self._more().later = make(self._value, CHANGED, (self,))
+        return later
+
+    def _more(self) -> Extra:
         extra = self._extra
         if extra is None:
-            extra = self._extra = _Extra()
+            extra = self._extra = Extra()
         return extra
 
     # ---- going backward

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trace_core._values import ATOMIC, is_ndarray, is_tensor
 from trace_core.context import current
-from trace_core.errors import MutationError
+from trace_core.errors import MutationError, ReplayError
 from trace_core.guards import leave
 from trace_core.membership import looks_for_node
 from trace_core.node import Node, apply, make
@@ -129,9 +129,25 @@ CONTAINS = Operator("contains", operator.contains, "{1} in {0}")
 ROUND = Operator("round", round, "round({0}, {1})")
 POW3 = Operator("pow", pow, "pow({0}, {1}, {2})")
 
+
+class _Changed(Operator):
+    """What a node's value became when somebody changed it in place between two uses."""
+
+    __slots__ = ()
+
+    def rerun(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:
+        """Refused: what changed the value is not in the graph."""
+        raise ReplayError(
+            "a value was changed in place between two uses, by what is not in the graph: run the workflow instead"
+        )
+
+
+CHANGED = _Changed("changed", lambda value: value, "changed({0})")
+
 #: Operators that a stored trace may name: rebuilding a trace from data can re-execute these and no others.
 BY_NAME: dict[str, Operator] = {op.name: op for op in (GETITEM, GETATTR, ITER, REVERSED, PACK, CLONE, CONTAINS, ROUND)}
 BY_NAME["pow3"] = POW3
+BY_NAME["changed"] = CHANGED
 
 
 _TRUSTED = ATOMIC - {type}  # classes may have operators of their own

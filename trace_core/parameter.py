@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from trace_core._values import ATOMIC, UNSET, snapshot
+from trace_core._values import ATOMIC, UNSET, changed_since, snapshot
 from trace_core.context import current
 from trace_core.errors import MutationError, ParameterError
 from trace_core.node import Node, unwrap
@@ -52,6 +52,9 @@ class Version(Node):
     def name(self) -> str | None:
         """The parameter's name."""
         return self.parameter.name
+
+    def _now(self) -> Node:
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
         import copy
@@ -150,6 +153,9 @@ class Parameter(Node):
 
     def _read(self, frame: Frame | None) -> Node:
         version: Node = self._current
+        if version._snap is not UNSET and changed_since(version._value, version._snap, whole=True):
+            self.update(version._value)  # its value was changed in place: a version like any other, or refused
+            version = self._current
         if frame is not None:
             if frame.overlay is not None:
                 version = frame.overlay.get(self, version)

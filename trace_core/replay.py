@@ -141,7 +141,16 @@ def rerun_with(node: Node, new: Mapping[Node, Node]) -> Any:
 
 
 def fresh(node: Node) -> Node:
-    """The node itself, or a stand-in with the recorded value where the live one may have been changed since."""
+    """The node itself, or a stand-in with the recorded value where the live one may have been changed since.
+
+    Raises ReplayError if the value was too big to be copied and is seen to have changed.
+    """
+    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
+        name = node._label() or (node.op.name if node.op is not None else type(node._value).__name__)
+        raise ReplayError(
+            f"the value of {name!r} was changed in place since it was recorded, and was not copied: what it was is "
+            "lost. Run the workflow again, or replace the value instead of changing it"
+        )
     if node._snap is UNSET or isinstance(node._snap, ByReference):
         return node
     value = restore(node._snap)

@@ -236,6 +236,21 @@ def signature_of(definition: FunctionNode) -> str:
     return f"{definition.name}({', '.join(parts)})"
 
 
-def used_names(tree: ast.Module) -> set[str]:
-    """Names the code loads: what may have to come from the globals and closure of the function it replaces."""
-    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+def used_names(text: str) -> set[str]:
+    """Names the code takes from outside: what may have to come from the globals and closure of what it replaces.
+
+    Local variables are none of them: a global parameter of the same name would count as read.
+    """
+    from symtable import symtable
+
+    try:
+        pending = [symtable(text, "<code>", "exec")]
+    except SyntaxError:  # ``nonlocal``, for which the closure of the replaced function is missing here
+        return {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+    names: set[str] = set()
+    while pending:
+        scope = pending.pop()
+        outermost = scope.get_type() == "module"
+        names |= {s.get_name() for s in scope.get_symbols() if s.is_global() or (outermost and s.is_referenced())}
+        pending += scope.get_children()
+    return names

@@ -87,6 +87,28 @@ def test_proposals_may_bring_what_they_need(function: Any, text: str, expected: 
     assert tc.Trace.of(result, "").parameters == [function.code]
 
 
+elsewhere = tc.node("not used", trainable=True, name="elsewhere")
+used = tc.node(5, trainable=True, name="used")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def plain(x):\n    elsewhere = x + used\n    return elsewhere\n",
+        "def plain(x):\n    def inner(elsewhere):\n        return elsewhere + used\n    return inner(x)\n",
+        "def plain(x):\n    return [elsewhere + used for elsewhere in [x]][0]\n",
+        "class Box:\n    elsewhere = used\ndef plain(x):\n    return Box.elsewhere + x\n",
+        "PLUS = used\ndef plain(x):\n    return PLUS + x\n",
+    ],
+)
+def test_local_names_of_a_proposal_are_no_reads(text: str) -> None:
+    isolated = tc.bundle(trainable=True)(plain.fn)
+    isolated.code.update(text)
+    result = isolated(1)
+    assert result.value == 6
+    assert set(tc.Trace.of(result).parameters) == {isolated.code, used}
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
