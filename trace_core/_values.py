@@ -137,6 +137,45 @@ def snapshot(value: Any) -> Any:
     )
 
 
+def changed_since(value: Any, kept: Any, whole: bool = False) -> bool:
+    """Whether ``value`` is seen to have been changed in place since ``kept = snapshot(value)``.
+
+    A look at the length or a tensor's counter; with ``whole``, at every element, if there are not very many.
+    """
+    if isinstance(kept, ByReference):
+        return kept.changed(value) is True
+    kind = type(value)
+    if kind is list or kind is dict or kind is set or kind is bytearray:
+        return bool(len(value) != len(kept) or (whole and len(value) <= _COMPARED and not _same(value, kept)))
+    return whole and not _same(value, kept)
+
+
+_COMPARED: Final = 256  # a parameter is read often: longer containers are only counted
+
+
+def _same(value: Any, kept: Any) -> bool:
+    """Whether a copy made by ``_copy`` still equals its original; what was not copied is the same anyway."""
+    if value is kept:
+        return True
+    kind = type(value)
+    if kind is not type(kept):
+        return False
+    if kind in ATOMIC or kind is bytearray or kind is set:
+        return bool(value == kept)
+    if isinstance(value, list | tuple | deque):
+        return len(value) == len(kept) and all(map(_same, value, kept))
+    if isinstance(value, dict):
+        return value.keys() == kept.keys() and all(_same(item, kept[key]) for key, item in value.items())
+    if is_ndarray(value):
+        return value.shape == kept.shape and value.tobytes() == kept.tobytes()
+    if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
+        from trace_core._unwrap import record_fields
+
+        now, then = record_fields(value), record_fields(kept)
+        return now.keys() == then.keys() and all(_same(item, then[name]) for name, item in now.items())
+    return True
+
+
 def restore(kept: Any) -> Any:
     """A fresh copy of a snapshot, so that whoever gets it cannot change the record."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from trace_core._bound import BoundBundle
 from trace_core._functions import COROUTINE, code_flags, first_line, mark_coroutine, named_arguments
-from trace_core._values import ATOMIC
+from trace_core._values import ATOMIC, UNSET
 from trace_core.context import Frame, body_frame, current
 from trace_core.errors import SourceError
 from trace_core.node import Node, failure, link, unwrap
@@ -84,7 +84,7 @@ class Bundle:
 
     # ---- calling
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run and record. The result is a Node (a coroutine of one, or a generator of nodes, for such functions)."""
         return self._run(args, kwargs, self._code_for(args) if self.trainable else None)
 
@@ -134,7 +134,7 @@ class Bundle:
             if kind in ATOMIC:
                 call_args.append(value)
                 kept.append(value)
-            elif kind is Node and ordinary:
+            elif kind is Node and ordinary and value._snap is UNSET:
                 call_args.append(value._value)
                 kept.append(value)
             else:

@@ -7,12 +7,22 @@ from sys import modules as _modules
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
 from trace_core._torch import PLAIN, mode_now
-from trace_core._values import ATOMIC, UNSET, ByReference, Released, is_ndarray, snapshot, without_history
+from trace_core._values import (
+    ATOMIC,
+    UNSET,
+    ByReference,
+    Released,
+    changed_since,
+    is_ndarray,
+    snapshot,
+    without_history,
+)
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave
+from trace_core.guards import leave, note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,29 +35,13 @@ if TYPE_CHECKING:
 _new = object.__new__
 
 
-class _Extra:
-    """What only some nodes have; kept apart so that the ordinary node stays small."""
-
-    __slots__ = ("description", "guards", "inner", "kwargs", "mode", "name", "reads", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.mode: Any = None  # torch's, where it was not the default; see _torch.Mode
-        self.name: str | None = None
-        self.description: str | None = None
-        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
-        self.watchers: list[Node] | None = None  # tested temporaries made of this value
-
-
 class Node(ArrayProtocols, OperatorSignatures):
     """A value in the graph of a traced workflow.
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
     ``len``, ``int``, ``float``, ``str`` and ``in`` leave the graph and answer as the value would. ``==`` gives a node;
-    the hash is the identity, and ``node in nodes`` looks for that very node (``list.remove``, ``index`` and ``count``
-    go by ``==`` and so by value). A node is immutable: in-place changes raise MutationError.
+    the hash is the identity; ``node in nodes``, ``nodes.remove(node)``, ``index`` and ``count`` look for that very
+    node. A node is immutable: in-place changes raise MutationError.
 
     Attributes:
         value: the value itself (alias ``data``).
@@ -60,7 +54,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     _snap: Any
     op: Operator | None
     args: tuple[Any, ...]
-    _extra: _Extra | None
+    _extra: Extra | None
 
     def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
         plain, recorded = unwrap(value)
@@ -110,19 +104,30 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     def _read(self, frame: Frame | None) -> Node:
         """The node that a read of this one gives in ``frame``; notes the read for a running body."""
+        node = self if self._snap is UNSET else self._now()
         if frame is None:
-            return self
-        node = self
+            return node
         if frame.overlay is not None:
             node = frame.overlay.get(self, self)
         if frame.reads is not None:
             frame.reads[node] = None
         return node
 
-    def _more(self) -> _Extra:
+    def _now(self) -> Node:
+        """This node, or, if its value was changed in place since it was recorded, one for what it has become."""
+        if not changed_since(self._value, self._snap):
+            return self
+        later = self._more().later
+        if later is None or changed_since(later._value, later._snap):
+            from trace_core.operators import CHANGED
+
+            later = self._more().later = make(self._value, CHANGED, (self,))
+        return later
+
+    def _more(self) -> Extra:
         extra = self._extra
         if extra is None:
-            extra = self._extra = _Extra()
+            extra = self._extra = Extra()
         return extra
 
     # ---- going backward
@@ -152,7 +157,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._value!r})"
+        return f"{type(self).__name__}({self.value!r})"
 
     def __str__(self) -> str:
         return str(self.value)
@@ -190,10 +195,10 @@ class Node(ArrayProtocols, OperatorSignatures):
         """An independent leaf: the value is copied, the history is not."""
         import copy
 
-        return Node(copy.deepcopy(self._value, memo), name=self._label(), description=self._about())
+        return Node(copy.deepcopy(self.value, memo), name=self._label(), description=self._about())
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._value, self._label(), self._about())
+        return _rebuild, (self.value, self._label(), self._about())
 
     def _label(self) -> str | None:
         return None if self._extra is None else self._extra.name
@@ -230,7 +235,7 @@ class Node(ArrayProtocols, OperatorSignatures):
 
         return iterate(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         from trace_core.operators import CALL
 
         return apply(CALL, (self, *args), kwargs)
@@ -404,4 +409,6 @@ def failure(
     from trace_core.tracebacks import execution_error
 
     node: Any = link(error, op, args, kwargs, reads, outer, ExceptionNode)
+    if node.op is not None and (outer is None or outer.reads is None):
+        note_outcome(node, op, "error", error)
     return execution_error(op, node, error)

@@ -170,13 +170,11 @@ def _rerun(op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], pinned: 
 def fresh(node: Node) -> Node:
     """The node itself, or a stand-in with the recorded value where the live one may have been changed since.
 
-    Raises ReplayError where the recorded value is lost.
+    Raises ReplayError if the value was too big to be copied and is seen to have changed.
     """
-    if node._snap is UNSET:
-        return node
-    if isinstance(node._snap, ByReference):
-        if node._snap.changed(node._value):
-            raise changed_since(node)
+    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
+        raise changed_in_place(node)
+    if node._snap is UNSET or isinstance(node._snap, ByReference):
         return node
     value = restore(node._snap)
     if isinstance(node, Version):  # the copy must still lead to its parameter
@@ -187,13 +185,12 @@ def fresh(node: Node) -> Node:
     return stand_in
 
 
-def changed_since(node: Node) -> ReplayError:
+def changed_in_place(node: Node) -> ReplayError:
     """The error for a value that was kept by reference and is not what it was."""
-    label = node._label() or (node.op.name if node.op is not None else "an input")
-    what = f"parameter {label!r}" if isinstance(node, Version) else f"the value of {label!r}"
+    name = node._label() or (node.op.name if node.op is not None else type(node._value).__name__)
     return ReplayError(
-        f"{what} was changed in place after this trace was recorded, and what it was is lost: give it a value in the "
-        "changes of the replay, or run the workflow again"
+        f"the value of {name!r} was changed in place since it was recorded, and was not copied: what it was is lost. "
+        "Give it a value in the changes, or run the workflow again"
     )
 
 

@@ -126,9 +126,10 @@ class Trace:
 
         The path is the recorded one. Values taken out by ``.value``, ``str`` and f-strings outside of bundles are
         constants of it. Raises ReplayError if a truth value, length or number that was taken out of the
-        graph would now be another (the workflow might have taken another path), if ``until`` or a key is not in the
-        trace, or for async operators inside a running event loop (use ``areplay``). Raises ExecutionError if an
-        operator raises.
+        graph would now be another (the workflow might have taken another path), also if an operator's error that was
+        caught would now be none; if a value that is needed was too big to be copied and was changed in place since; if
+        ``until`` or a key is not in the trace; or for async operators inside a running event loop (use ``areplay``).
+        Raises ExecutionError if an operator raises.
         """
         from trace_core.replay import replay
 

@@ -171,20 +171,19 @@ class TensorParameter(Parameter):
         return f"TensorParameter({label}{shape}, {str(tensor.dtype).removeprefix('torch.')}{where})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
-        """An independent parameter with a copy of the tensor, without feedback."""
-        import copy
-
-        twin = _rebuild(
-            copy.deepcopy(self.tensor, memo), self.tensor.requires_grad, self.name, self.description, self._given()
-        )
-        memo[id(self)] = twin
+        """An independent parameter with a copy of the tensor (under ``using``, of the candidate), without feedback."""
+        twin = memo[id(self)] = _rebuild(*self._parts())
         return twin
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self.tensor, self.tensor.requires_grad, self.name, self.description, self._given())
+        return _rebuild, self._parts()
 
-    def _given(self) -> Any:
-        return self._constraint_given
+    def _parts(self) -> tuple[Any, ...]:
+        value = self.value
+        data = value.detach().clone()
+        if type(value).__name__ == "Parameter":  # a leaf that a torch module may take over
+            data = type(value)(data, requires_grad=value.requires_grad)
+        return data, self.tensor.requires_grad, self.name, self.description, self._constraint_given
 
 
 def _rebuild(data: Any, requires_grad: bool, name: str | None, description: str | None, rule: Any) -> TensorParameter:

@@ -18,7 +18,7 @@ from trace_core.node import Node
 from trace_core.nodes.tensor.call import ModuleCall
 from trace_core.operators import Operator
 from trace_core.parameter import Version
-from trace_core.replay import changed_since, fresh, rerun_with, to_rerun
+from trace_core.replay import changed_in_place, fresh, rerun_with, to_rerun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +156,7 @@ class TensorProgram:
         """Raise ReplayError if a value that is used as recorded was changed in place since."""
         for node in self.kept:
             if node._snap.changed(node._value):
-                raise changed_since(node)
+                raise changed_in_place(node)
 
     # ---- building
 
