@@ -27,7 +27,6 @@ def test_functions_methods_and_operators() -> None:
         (p @ plain, 11.0),
         (torch.nn.functional.softplus(p * 0), [0.6931472, 0.6931472]),
         (p[0], 1.0),
-        (p.shape, None),
     ):
         assert isinstance(result, tc.Node)
         assert tc.Trace.of(result, "").parameters == [p]
