@@ -135,6 +135,11 @@ def without_history(value: Any) -> Any:
     return value.detach() if is_tensor(value) else value
 
 
+def copy_of_tensor(value: Any) -> Any:
+    """A tensor with memory of its own; any other value as it is."""
+    return value.detach().clone() if is_tensor(value) else value
+
+
 def snapshot(value: Any) -> Any:
     """UNSET if the value cannot change, a copy if it is small plain data, else a ByReference mark."""
     if type(value) in ATOMIC:
