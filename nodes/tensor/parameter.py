@@ -9,6 +9,7 @@ from trace_core._values import ByReference
 from trace_core.constraints import constraint_from
 from trace_core.errors import ParameterError
 from trace_core.node import Node, unwrap
+from trace_core.nodes.tensor import einops_nodes as _einops_nodes  # noqa: F401 - makes nodes known to einops
 from trace_core.parameter import Parameter, Version
 
 if TYPE_CHECKING:
