@@ -141,10 +141,12 @@ class TensorParameter(Parameter):
         return self._current
 
     def _read(self, frame: Frame | None) -> Node:
-        if frame is not None and frame.overlay is not None and self in frame.overlay:
+        if frame is None:
+            return self.current()
+        if frame.overlay is not None and self in frame.overlay:
             return super()._read(frame)
         version = self.current()
-        if frame is not None and frame.reads is not None:
+        if frame.reads is not None:
             frame.reads[version] = None
         return version
 

@@ -46,7 +46,7 @@ def test_everything_goes_with_the_output() -> None:
     x = torch.randn(2, 4)
     hidden = node(x)
     scaled = hidden * w
-    rows = [row for row in scaled]
+    rows = list(scaled)
     kept = torch.cat([scaled.split(1)[0], rows[0][None]])
     loss = torch.relu(kept).sum(dim=0).mean()
     for name, n in (("hidden", hidden), ("scaled", scaled), ("row", rows[0]), ("kept", kept), ("loss", loss)):
@@ -120,10 +120,8 @@ def test_a_failed_call_keeps_no_activations() -> None:
             raise ValueError("no")
 
     node = module_node(Fails())
-    try:
+    with pytest.raises(tc.ExecutionError):
         node(torch.ones(3))
-    except tc.ExecutionError:
-        pass
     gc.collect()
     assert alive.names() == set()
 
