@@ -158,7 +158,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.value!r})"
+        return f"{type(self).__name__}({self._read(current.get())._value!r})"
 
     def __str__(self) -> str:
         return str(self.value)
