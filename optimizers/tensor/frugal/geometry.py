@@ -55,10 +55,10 @@ def chosen_count(tensor: Any, kind: str, density: float) -> int:
 
 
 class Drawing(NamedTuple):
-    """What entries are drawn from and how: ``count`` of ``whole``, by ``keys``."""
+    """What entries are drawn from and how: ``taken`` of ``whole``, by ``keys``."""
 
     whole: int
-    count: int
+    taken: int
     keys: tuple[int, int, int]
 
 
@@ -84,7 +84,7 @@ class Coordinates:
 
     @property
     def count(self) -> int:
-        return self.drawing.count if self.drawing is not None else int(self.held.numel())
+        return self.drawing.taken if self.drawing is not None else int(self.held.numel())
 
     @property
     def slots(self) -> Any:

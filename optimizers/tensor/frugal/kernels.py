@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -189,7 +190,7 @@ def run_free(params: list[Any], grads: list[Any], lr: float, keep: float) -> boo
 def layout(part: Any) -> int:
     """How the kernel finds the chosen places; the tensors of one call have this in common."""
     if part.kind == "randk":
-        return _UNEVEN if part.drawing.whole % part.drawing.count else _EVEN
+        return _UNEVEN if part.drawing.whole % part.drawing.taken else _EVEN
     return _COLUMNS if part.kind == "columns" else _ROWS
 
 
@@ -211,14 +212,14 @@ def run_split(jobs: list[Any], group: dict[str, Any], rates: tuple[float, float]
         else:
             rows.append((*row, part.count, part.extent[1], part.slots.data_ptr(), 0, 0, 0))
     step, (beta1, beta2) = jobs[0].state["step"] + 1, group["betas"]
-    numbers = (keep, rates[1], rates[0] / (1 - beta1**step), beta1, 1 - beta1, beta2, 1 - beta2)
-    numbers += (1 / math.sqrt(1 - beta2**step), group["eps"])
+    full, unbias = rates[0] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+    numbers = (keep, rates[1], full, beta1, 1 - beta1, beta2, 1 - beta2, unbias, group["eps"])
     constants = {"KIND": kind, "RULE": _RULES[group["free"]], "MULTIPLIER": MULTIPLIER, "WIDTH": _SPLIT_WIDTH}
     return _launch(1, rows, numbers, jobs[0].param, constants)
 
 
 def _launch(
-    which: int, rows: list[tuple[int, ...]], numbers: tuple[float, ...], like: Any, constants: dict[str, Any]
+    which: int, rows: Sequence[tuple[int, ...]], numbers: tuple[float, ...], like: Any, constants: dict[str, Any]
 ) -> bool:
     kernels = _compiled()
     if kernels is None:
