@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trace_core.integrations.llm.meter import Metered
     from trace_core.node import Node
     from trace_core.optimizers.base import Optimizer
-    from trace_core.optimizers.loop import Result
+    from trace_core.optimizers.loop import Event, Result
     from trace_core.trace import Trace
 
 
@@ -100,6 +100,12 @@ def run_task(
         seconds = max(60.0, settings.total_seconds - 2 * measuring - 45.0)
     if task.held_out:
         console.print(f"held-out score before: {before:.3f}")
+
+    def follow(event: Event) -> None:
+        progress(event)
+        if event.kind == "accepted":  # a run that is killed leaves the best so far
+            _save_values(settings.out, {name: parameter.value for parameter, name in optimizer.names.items()})
+
     with RunProgress(console, settings.steps, meters, optimizer.names) as progress:
         result = optimize(
             task.workflow,
@@ -113,7 +119,7 @@ def run_task(
             seed=settings.seed,
             seconds=seconds,
             patience=settings.patience,
-            on_event=progress,
+            on_event=follow,
         )
     _save(settings.out, optimizer, result)
     scores = {"validation": (result.start_score, result.score)}
@@ -160,9 +166,7 @@ def _cost(meters: dict[str, Metered]) -> str:
 
 def _save(out: Path, optimizer: Optimizer, result: Result) -> None:
     """The best values and the history, readable by people and by ``state.read``."""
-    from trace_core.state import write
-
-    write({name: result.best[parameter] for parameter, name in optimizer.names.items()}, out / "best.json")
+    _save_values(out, {name: result.best[parameter] for parameter, name in optimizer.names.items()})
     events = [
         {
             "kind": event.kind,
@@ -175,6 +179,12 @@ def _save(out: Path, optimizer: Optimizer, result: Result) -> None:
         for event in result.history
     ]
     (out / "history.json").write_text(json.dumps(events, indent=1), encoding="utf-8")
+
+
+def _save_values(out: Path, values: dict[str, Any]) -> None:
+    from trace_core.state import write
+
+    write(values, out / "best.json")
 
 
 def _console() -> Console:

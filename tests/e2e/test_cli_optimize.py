@@ -174,6 +174,33 @@ def test_workflow_and_metric_may_be_given_by_file(project: Path, provider: Provi
     assert list((project / "runs").iterdir())
 
 
+def test_a_run_that_is_killed_leaves_the_best_so_far(project: Path, provider: Provider) -> None:
+    second = threading.Event()
+
+    def reply(body: dict[str, Any]) -> str:
+        if len(provider.requests) > 1:
+            second.set()
+            threading.Event().wait(30)
+        return provider.answers[0]
+
+    provider.answer = reply
+    (project / "mine.py").write_text(
+        (project / "mine.py").read_text()
+        + "\n\ndef halved(output, example):\n    return politeness(output, example)[0] / 2, 'more formal'\n"
+    )
+    process = subprocess.Popen(
+        command(*replaced(metric="mine:halved"), "--steps", "3", "--out", "result"),
+        cwd=project,
+        env=environment(provider),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert second.wait(60)
+    process.kill()
+    process.wait(10)
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Dear"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
