@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trace_core._unwrap import holds_nodes
+from trace_core._unwrap import find_nodes, holds_nodes, map_nodes
 from trace_core._values import ATOMIC, ByReference
 from trace_core.graph import literal_inputs, node_kinds
 from trace_core.node import ExceptionNode, Node
@@ -152,6 +152,8 @@ class Program:
             found = self.names.get(value)
             return found if found is not None else render_value(value.recorded, _INLINE)
         if type(value) in (list, tuple, dict) and holds_nodes(value):
+            if not any(node in self.names for _, node in find_nodes(value)):  # all of them lie outside of the trace
+                return self._argument(name, map_nodes(value, lambda node: node.recorded))
             if isinstance(value, dict):
                 return (
                     "{"
