@@ -150,7 +150,7 @@ class Program:
         """A node by its name, containers with the names inside, short literals as they are, long ones as an input."""
         if isinstance(value, Node):
             found = self.names.get(value)
-            return found if found is not None else render_value(value.recorded, _INLINE)
+            return found if found is not None else self._argument(name, value.recorded)  # outside of the trace
         if type(value) in (list, tuple, dict) and holds_nodes(value):
             if not any(node in self.names for _, node in find_nodes(value)):  # all of them lie outside of the trace
                 return self._argument(name, map_nodes(value, lambda node: node.recorded))

@@ -121,6 +121,7 @@ def is_default(value: Any) -> bool:
 
 @settings(max_examples=100)
 @example(leaves=[0], steps=[("method", "upper", 0, 0), ("pack", None, 1, 1), ("pack", None, 1, 2)])
+@example(leaves=[0], steps=[("method", "upper", 0, 0), ("pack", None, 1, 1), ("bundle", None, 1, 2)])
 @given(leaves=st.lists(VALUES, min_size=1, max_size=3), steps=STEPS)
 def test_traces_survive_storage_and_rendering(leaves: list[Any], steps: Any) -> None:
     parameters = [tc.Parameter(leaf, constraint=tc.Anything()) for leaf in leaves]
