@@ -1,7 +1,7 @@
 # ruff: noqa: T201 - a script: its table is its output
 """What tracing costs: trace_core beside trace-opt (microsoft/Trace), measured in one run and printed as one table.
 
-    make bench                                             both environments, this script, and the other benchmarks
+    make bench                                             both environments and this script
     python benchmarks/tracing.py                           the full run, five to ten minutes (mostly the peer)
     python benchmarks/tracing.py --quick --json out.json   smaller sizes and fewer repeats; the labels say which
 
