@@ -187,3 +187,21 @@ def test_stacked_tensors_go_their_own_ways(split: str, free: str) -> None:
         results.append([p.cpu() for p in params])
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_coarse_products_do_not_turn_noise_into_steps(precision: str, copies: int) -> None:
+    """With TF32 products the residual of a gradient that lies in the subspace is a thousand times noisier."""
+    made = torch.Generator().manual_seed(0)
+    weights = [torch.zeros(400, 240, device="cuda") for _ in range(copies)]
+    optimizer = Frugal([{"params": weights, "project": True}], lr=1.0, split="svd", density=0.25, free_scale=1e6)
+    for weight in weights:
+        weight.grad = (torch.randn(400, 3, generator=made) @ torch.randn(3, 240, generator=made)).cuda()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        optimizer.step()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert all(weight.abs().max() < 10 for weight in weights)
