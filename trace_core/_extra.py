@@ -16,19 +16,19 @@ class Extra:
         reads: what the body read by itself.
         inner: the recorded result of a transparent bundle's body.
         name, description: as given by the user.
+        mode: torch's, where it was not the default; see _torch.Mode.
         later: what the value became by a change in place.
         guards: how the value left the graph -> the answer; see guards.py.
         watchers: tested temporaries made of this value.
     """
 
-    __slots__ = ("description", "guards", "inner", "kwargs", "later", "name", "reads", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.name: str | None = None
-        self.description: str | None = None
-        self.later: Node | None = None
-        self.guards: dict[Any, Any] | None = None
-        self.watchers: list[Node] | None = None
+    # Defaults of the class: an instance is made for many operators and stores what it has.
+    kwargs: dict[str, Any] | None = None
+    reads: tuple[Node, ...] = ()
+    inner: Any = None
+    name: str | None = None
+    description: str | None = None
+    mode: Any = None
+    later: Node | None = None
+    guards: dict[Any, Any] | None = None
+    watchers: list[Node] | None = None

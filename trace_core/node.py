@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 from trace_core._arrays import ArrayProtocols
 from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
-from trace_core._values import ATOMIC, UNSET, ByReference, changed_since, is_ndarray, snapshot
+from trace_core._torch import is_default_mode, mode_now
+from trace_core._values import (
+    ATOMIC,
+    PLAIN_TENSORS,
+    UNSET,
+    ByReference,
+    Released,
+    changed_since,
+    is_ndarray,
+    is_tensor,
+    snapshot,
+    without_history,
+)
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
 from trace_core.guards import leave, note_outcome
@@ -71,7 +83,8 @@ class Node(ArrayProtocols, OperatorSignatures):
     def value(self) -> Any:
         """The value. Inside an operator's body the read makes this node a dependency of the operator."""
         frame = current.get()
-        return self._value if frame is None else self._read(frame)._value
+        value = self._value if frame is None else self._read(frame)._value
+        return value if type(value) is not Released else value.refuse()
 
     @property
     def data(self) -> Any:
@@ -137,8 +150,8 @@ class Node(ArrayProtocols, OperatorSignatures):
         return apply(CLONE, (self,))
 
     def detach(self) -> Node:
-        """A leaf with the same value and no history."""
-        return Node(self.value)
+        """A leaf with the same value and no history; a tensor is detached from autograd as well."""
+        return Node(without_history(self.value))
 
     # ---- Python protocols that leave the graph
 
@@ -212,11 +225,6 @@ class Node(ArrayProtocols, OperatorSignatures):
         return get_attribute(self, attribute)
 
     # ---- recorded protocols that are not in the operator table
-
-    def __getattr__(self, attribute: str) -> Any:
-        from trace_core.operators import get_attribute
-
-        return get_attribute(self, attribute)
 
     def __iter__(self) -> Iterator[Any]:
         from trace_core.operators import iterate
@@ -301,7 +309,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
         return value, value
     if isinstance(value, Node):
         node = value._read(current.get())
-        return node._value, node
+        plain = node._value
+        return (plain if type(plain) is not Released else plain.refuse()), node
     if isinstance(value, _CONTAINERS) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
         from trace_core._unwrap import unwrap_container
 
@@ -309,6 +318,10 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     if kind is bytearray or is_ndarray(value):
         kept = snapshot(value)
         return value, value if isinstance(kept, ByReference) else kept
+    if is_tensor(value):  # a node tells if it is changed in place later
+        from trace_core._fast import leaf
+
+        return value, leaf(value)
     return value, value
 
 
@@ -368,6 +381,8 @@ def link(
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
+        if PLAIN_TENSORS and not is_default_mode():
+            node._more().mode = mode_now()
     else:
         _set_op(node, None)
         _set_args(node, ())

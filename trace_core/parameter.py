@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from trace_core._values import ATOMIC, UNSET, changed_since, snapshot
+from trace_core._values import ATOMIC, UNSET, changed_since, snapshot, without_history
 from trace_core.context import current
 from trace_core.errors import MutationError, ParameterError
 from trace_core.node import Node, unwrap
@@ -218,7 +218,7 @@ class Parameter(Node):
 
     def detach(self) -> Node:
         """A leaf with the current value that is no parameter."""
-        return Node(self.value)
+        return Node(without_history(self.value))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
         """An independent parameter with a copy of the value (under ``using``, of the candidate), without feedback."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from trace_core._values import ATOMIC
 from trace_core.node import ExceptionNode, Node
 from trace_core.operators import Operator
-from trace_core.program import Program, now_and_then
-from trace_core.values import render_value
+from trace_core.program import Program
+from trace_core.values import now_and_then, render_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
