@@ -134,12 +134,17 @@ class Optimizer:
 
     def backward(self, output: Node, feedback: FeedbackLike | Feedback = "") -> Trace:
         """Give feedback on an output; its trace is kept by every parameter it depends on. See ``Node.backward``."""
+        return self._cut(output, feedback).deposit()
+
+    def _cut(self, output: Node, feedback: FeedbackLike | Feedback) -> Trace:
+        from trace_core.trace import Trace
+
         if not isinstance(output, Node):
             raise OptimizerError(
                 f"backward needs the workflow's output Node, got {type(output).__name__}: "
                 "return a node (the result of a bundle), not its .value"
             )
-        return output.backward(feedback)
+        return Trace.of(output, feedback)
 
     def traces(self) -> list[Trace]:
         """The traces that reached these parameters since ``zero_feedback``, each once, in order of arrival."""
