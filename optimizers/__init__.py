@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.llm.optoprime import OptoPrime
     from trace_core.optimizers.llm.textgrad import TextGrad
     from trace_core.optimizers.loop import Result, optimize
+    from trace_core.optimizers.mixed import Mixed, Part
     from trace_core.optimizers.tensor.frugal import Frugal
     from trace_core.optimizers.tensor.torch_optimizer import TorchOptimizer
 
@@ -24,6 +25,8 @@ _HOME = {
     "Result": "loop",
     "optimize": "loop",
     "Frugal": "tensor.frugal",
+    "Mixed": "mixed",
+    "Part": "mixed",
     "TorchOptimizer": "tensor.torch_optimizer",
 }
 
@@ -31,9 +34,11 @@ __all__ = [
     "OPRO",
     "Dropped",
     "Frugal",
+    "Mixed",
     "Optimizer",
     "OptimizerError",
     "OptoPrime",
+    "Part",
     "Proposal",
     "Result",
     "TextGrad",

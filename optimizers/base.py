@@ -209,12 +209,12 @@ class Optimizer:
         return reached
 
 
-def _named(parameters: Any) -> dict[Parameter, str]:
+def parameter_pairs(parameters: Any) -> list[tuple[str | None, Parameter]]:
+    """(name as given, parameter) for each parameter once. Raises OptimizerError for what is no Parameter."""
     if hasattr(parameters, "named_parameters"):
         parameters = parameters.named_parameters()
-    pairs = parameters.items() if hasattr(parameters, "items") else parameters
     given: dict[Parameter, str | None] = {}
-    for item in pairs:
+    for item in parameters.items() if hasattr(parameters, "items") else parameters:
         name, parameter = item if isinstance(item, tuple) else (None, item)
         if not isinstance(parameter, Parameter):
             raise OptimizerError(
@@ -222,6 +222,11 @@ def _named(parameters: Any) -> dict[Parameter, str]:
                 "use tc.node(value, trainable=True) or module.parameters()"
             )
         given.setdefault(parameter, name)
+    return [(name, parameter) for parameter, name in given.items()]
+
+
+def _named(parameters: Any) -> dict[Parameter, str]:
+    given = {parameter: name for name, parameter in parameter_pairs(parameters)}
     unnamed = unique_names(given)
     names: dict[Parameter, str] = {}
     taken: set[str] = set()

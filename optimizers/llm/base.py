@@ -61,6 +61,10 @@ class LLMOptimizer(Optimizer):
         examples: at most so many traces in one prompt, the worst first; None for all.
         temperature: of the sampling; None for the model's own.
         seed: of the sampling, where the model takes one; counted up with each request.
+
+    Attributes:
+        notes: what else the model is to know now, such as what a numeric optimizer did meanwhile; shown in each prompt
+            with past attempts, in at most an eighth of its budget.
     """
 
     system_template = "optoprime_system"
@@ -100,6 +104,7 @@ class LLMOptimizer(Optimizer):
         self.examples = examples
         self.temperature = temperature
         self.seed = seed
+        self.notes = ""
         self.requests = 0
         self._models = AnswerModels()
         self.turns: dict[str, int] = dict.fromkeys(self.names.values(), 0)
@@ -295,7 +300,11 @@ class LLMOptimizer(Optimizer):
         return text if size >= len(text) else elide(text, size)
 
     def history(self, names: Mapping[Parameter, str], max_chars: int = 600) -> str:
-        """Past attempts on the parameters as a section of the prompt; '' if there is none."""
+        """``notes`` and past attempts on the parameters as sections of the prompt; '' if there is neither."""
+        notes = self.shrink(self.notes.strip(), self.max_prompt_tokens // 8)
+        return "\n".join(part for part in (notes, self._attempts(names, max_chars)) if part)
+
+    def _attempts(self, names: Mapping[Parameter, str], max_chars: int) -> str:
         current = {name: p.value for p, name in names.items()}
         lines = self.memory.lines(list(names.values()), current, max_chars, self.memory.size)
         budget = self.max_prompt_tokens // 4

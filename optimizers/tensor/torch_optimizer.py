@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from trace_core._lazy import require
 from trace_core.nodes.tensor import send_gradients
@@ -79,7 +80,7 @@ class TorchOptimizer(Optimizer):
         self.steps = 0
         self.history = History(history)
         self._losses: list[Any] = []
-        self._sent: list[Trace] = []
+        self._sent: list[ref[Trace]] = []  # not the traces themselves: they keep what autograd kept
 
     @property
     def scheduler(self) -> Any:
@@ -116,7 +117,7 @@ class TorchOptimizer(Optimizer):
 
     def receive(self, trace: Trace, gradients: Gradients) -> None:
         """Note a trace whose gradients were sent, by ``backward`` or by whoever did it for several optimizers."""
-        self._sent.append(trace)
+        self._sent.append(ref(trace))
         if gradients.loss is not None:
             self._losses.append(gradients.loss)
 
@@ -366,8 +367,8 @@ class TorchOptimizer(Optimizer):
         self.history.load(state["history"])
 
 
-def _same(traces: Sequence[Trace], others: Sequence[Trace]) -> bool:
-    return len(traces) == len(others) and {id(trace) for trace in traces} == {id(trace) for trace in others}
+def _same(traces: Sequence[Trace], sent: Sequence[ref[Trace]]) -> bool:
+    return len(traces) == len(sent) and {id(trace) for trace in traces} == {id(link()) for link in sent}
 
 
 def _total_norm(gradients: Sequence[Any]) -> Any:

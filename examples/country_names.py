@@ -1,0 +1,210 @@
+"""In which language is a country called so? Code that a language model writes, weights that a numeric optimizer learns.
+
+The data are the names of countries and regions in six languages as the Unicode CLDR has them, from the package Babel
+(extra ``examples``). Names that two of the languages share are left out. Training, validation and held-out examples
+have different countries, so what is learned must be the spelling of a language, not a list of names.
+
+Two functions are code parameters: ``features`` cuts a name into pieces, ``rule`` guesses a language from the spelling.
+A tensor, ``head``, weighs each piece for each language. A language model alone can only write rules; a numeric
+optimizer alone can only weigh the pieces it is given, which are whole words at first.
+
+    python -m trace_core.examples.country_names            # all three settings, three seeds
+    python -m trace_core.examples.country_names --seeds 0 --settings both --log
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trace_core as tc
+from trace_core._lazy import require
+from trace_core.optimizers import Mixed, OptoPrime, Part
+
+if TYPE_CHECKING:
+    from trace_core.integrations.llm import LLM
+    from trace_core.node import Node
+    from trace_core.optimizers.mixed import Event
+
+LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "fi": "Finnish", "pl": "Polish", "tr": "Turkish"}
+LABELS = list(LANGUAGES.values())
+BUCKETS = 4096
+SIZES = (320, 200)
+SETTINGS = ("llm", "numeric", "both")
+OBJECTIVE = (
+    "Find out in which language the name of a country is written: German, French, Spanish, Finnish, Polish or Turkish. "
+    "features(text) gives short pieces of the name as a list of strings; weights of the pieces are learned by another "
+    "program, so new names must share pieces with the names shown. rule(text) gives the language where the spelling "
+    "shows it, else ''."
+)
+OPTIMIZER: dict[str, Any] = {
+    "objective": OBJECTIVE,
+    "focus": 1,
+    "memory": 3,
+    "examples": 6,
+    "max_prompt_tokens": 1500,
+    "max_answer_tokens": 260,
+    "temperature": 0.8,
+}
+
+
+def features(text: str) -> list[str]:
+    """The pieces of a name."""
+    return text.split()
+
+
+def rule(text: str) -> str:
+    """The language that the spelling shows, or ''."""
+    return ""
+
+
+class CountryNames(tc.Module):
+    """text -> one score for each language: the weights of the text's pieces, and 3 more for what the rule says."""
+
+    def __init__(self) -> None:
+        torch = require("torch", extra="torch")
+        from trace_core.nodes.tensor import TensorParameter
+
+        self.features = tc.bundle(trainable=True)(features)
+        self.rule = tc.bundle(trainable=True)(rule)
+        self.head = TensorParameter(torch.zeros(BUCKETS, len(LABELS)), name="head", description="weights of pieces")
+
+    def forward(self, text: str) -> Node:
+        """The scores, a tensor of 6."""
+        scores: Node = self._weigh(self.features(text), self.rule(text))
+        return scores
+
+    @tc.bundle(name="weigh")
+    def _weigh(self, pieces: Any, guess: Any) -> Any:
+        """The mean weights of the pieces, and 3 for the guess."""
+        torch = require("torch", extra="torch")
+        places = [zlib.crc32(str(piece).encode()) % BUCKETS for piece in pieces]
+        scores = self.head.value[places].mean(0) if places else torch.zeros(len(LABELS))
+        return scores + 3.0 * torch.tensor([float(label == guess) for label in LABELS])
+
+
+def load(seed: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """Training, validation and held-out examples, drawn by ``seed``; no country is in two of them."""
+    locales = [require("babel", extra="examples").Locale.parse(code) for code in LANGUAGES]
+    countries = sorted(code for code in locales[0].territories if len(code) == 2 and code.isalpha())
+    drawn = random.Random(seed)
+    drawn.shuffle(countries)
+    third = len(countries) // 3
+    parts: list[list[Any]] = []
+    for codes in (countries[:third], countries[third : 2 * third], countries[2 * third :]):
+        examples = []
+        for code in codes:
+            names = [str(locale.territories.get(code, "")) for locale in locales]
+            examples += [
+                {"text": name, "language": label}
+                for name, label in zip(names, LABELS, strict=True)
+                if name and names.count(name) == 1
+            ]
+        drawn.shuffle(examples)
+        parts.append(examples)
+    return parts[0][: SIZES[0]], parts[1][: SIZES[1]], parts[2]
+
+
+def guess_of(scores: Any) -> str:
+    """The language with the highest score."""
+    return LABELS[int(scores.argmax())]
+
+
+def accuracy(workflow: CountryNames, examples: list[Any]) -> float:
+    """Share of the examples whose language is found."""
+    with tc.no_trace():
+        return sum(guess_of(workflow(e["text"]).value) == e["language"] for e in examples) / len(examples)
+
+
+def make_optimizer(workflow: CountryNames, setting: str, llm: LLM | str, *, every: int, seed: int) -> Mixed:
+    """``llm`` writes the rule, ``numeric`` learns the head, ``both`` do that and write the features."""
+    torch = require("torch", extra="torch")
+    writer = partial(OptoPrime, llm=llm, seed=seed, **OPTIMIZER)
+    frozen = {
+        "llm": [workflow.features.code, workflow.head],
+        "numeric": [workflow.features.code, workflow.rule.code],
+        "both": [],
+    }[setting]
+    return Mixed.by_kind(
+        workflow,
+        llm=Part(writer, every=every),
+        tensor=partial(torch.optim.Adam, lr=0.1),
+        frozen=frozen,
+    )
+
+
+def train(
+    workflow: CountryNames,
+    optimizer: Mixed,
+    examples: list[Any],
+    validation: list[Any],
+    *,
+    steps: int,
+    batch: int = 24,
+    seed: int = 0,
+) -> list[Event]:
+    """The training loop: a minibatch, feedback on each output, one step."""
+    torch = require("torch", extra="torch")
+    drawn = random.Random(seed)
+    for _ in range(steps):
+        optimizer.zero_feedback()
+        for example in drawn.sample(examples, batch):
+            target = torch.tensor(LABELS.index(example["language"]))
+            try:
+                scores = workflow(example["text"])
+            except tc.ExecutionError as error:
+                optimizer.backward(error.node, (0.0, str(error)))
+                continue
+            guess = guess_of(scores.value)
+            right = guess == example["language"]
+            said = f"guessed {guess}, right" if right else f"guessed {guess}, but this is {example['language']}"
+            loss = torch.nn.functional.cross_entropy(scores, target) / batch
+            optimizer.backward(loss, (float(right), said))
+        optimizer.step(lambda: accuracy(workflow, validation))
+    return list(optimizer.log)
+
+
+def run(setting: str, seed: int, llm: LLM | str, *, steps: int = 240, every: int = 20) -> tuple[float, list[Event]]:
+    """(held-out accuracy, what happened) after training in a setting."""
+    workflow = CountryNames()
+    examples, validation, held_out = load(seed)
+    optimizer = make_optimizer(workflow, setting, llm, every=every, seed=100 * seed)
+    events = train(workflow, optimizer, examples, validation, steps=steps, seed=seed)
+    return accuracy(workflow, held_out), events
+
+
+def main() -> None:
+    """Print the held-out accuracy of each setting and seed."""
+    import argparse
+
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--llm", default="local", help="model, as everywhere in the library")
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--every", type=int, default=20, help="numeric steps for each proposal of the model")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--log", action="store_true", help="print what happened to each proposal")
+    given = parser.parse_args()
+    console = Console()
+    table = Table("seed", *given.settings, title="held-out accuracy", title_justify="left")
+    for seed in given.seeds:
+        row = []
+        for setting in given.settings:
+            began = time.monotonic()
+            score, events = run(setting, seed, given.llm, steps=given.steps, every=given.every)
+            row.append(f"{score:.3f}")
+            console.print(f"seed {seed}, {setting}: {score:.3f} ({time.monotonic() - began:.0f} s)")
+            for event in events if given.log else ():
+                console.print(f"  step {event.step}: {event.part} {event.kind}: {event.reason}", markup=False)
+        table.add_row(str(seed), *row)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
