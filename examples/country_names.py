@@ -38,20 +38,21 @@ OBJECTIVE = (
     "Tell in which language the name of a country is written: German, French, Spanish, Finnish, Polish or Turkish. "
     "features(text) cuts the name into pieces, a list of strings; another program learns their weights. A new name is "
     "recognised only by pieces that it shares with other names, so whole words are of little use. rule(text) gives the "
-    "language if the spelling shows it, else ''."
+    "language if the spelling shows it, else ''. Ideas: neighbouring letters in pairs or threes, endings, letters that "
+    "only one language has."
 )
 OPTIMIZER: dict[str, Any] = {
     "objective": OBJECTIVE,
     "focus": 1,
     "memory": 2,
     "examples": 4,
-    "max_prompt_tokens": 800,
+    "max_prompt_tokens": 560,
     "max_answer_tokens": 240,
     "temperature": 0.8,
 }
 
 
-def features(text):  # type: ignore[no-untyped-def]
+def features(text: str) -> list[str]:
     """The pieces of a name."""
     pieces = []
     for word in text.lower().split():
@@ -59,7 +60,7 @@ def features(text):  # type: ignore[no-untyped-def]
     return pieces
 
 
-def rule(text):  # type: ignore[no-untyped-def]
+def rule(text: str) -> str:
     """The language that the spelling shows, or ''."""
     if "ß" in text:
         return "German"
@@ -79,21 +80,16 @@ class CountryNames(tc.Module):
 
     def forward(self, text: str) -> Node:
         """The language."""
-        language: Node = self._choose(self.features(text), self.rule(text))
+        language: Node = self.choose(self.features(text), self.rule(text))
         return language
 
-    def loss(self, text: str, language: str) -> Node:
-        """The cross-entropy of the scores, a scalar tensor."""
-        loss: Node = self._compare(self.features(text), self.rule(text), language)
-        return loss
-
-    @tc.bundle(name="choose")
-    def _choose(self, pieces: Any, guess: Any) -> str:
+    @tc.bundle
+    def choose(self, pieces: Any, guess: Any) -> str:
         """The language with the highest score."""
         return LABELS[int(self._scores(pieces, guess).argmax())]
 
-    @tc.bundle(name="loss")
-    def _compare(self, pieces: Any, guess: Any, language: str) -> Any:
+    @tc.bundle
+    def loss(self, pieces: Any, guess: Any, language: str) -> Any:
         """How far the scores of the pieces and of the rule's guess are from the right language."""
         torch = require("torch", extra="torch")
         return torch.nn.functional.cross_entropy(self._scores(pieces, guess), torch.tensor(LABELS.index(language)))
@@ -141,17 +137,13 @@ def accuracy(workflow: CountryNames, examples: list[Any]) -> float:
 def make_optimizer(workflow: CountryNames, setting: str, llm: LLM | str, *, every: int, seed: int) -> Mixed:
     """``llm`` writes the rule, ``numeric`` learns the head, ``both`` do that and write the features."""
     torch = require("torch", extra="torch")
-    writer = partial(OptoPrime, llm=llm, seed=seed, **OPTIMIZER)
-    frozen = {
-        "llm": [workflow.features.code, workflow.head],
-        "numeric": [workflow.features.code, workflow.rule.code],
-        "both": [],
-    }[setting]
+    code, rules, head = workflow.features.code, workflow.rule.code, workflow.head
+    frozen: dict[str, list[tc.Parameter]] = {"llm": [code, head], "numeric": [code, rules], "both": []}
     return Mixed.by_kind(
         workflow,
-        llm=Part(writer, every=every),
+        llm=Part(partial(OptoPrime, llm=llm, seed=seed, **OPTIMIZER), every=every),
         tensor=partial(torch.optim.Adam, lr=0.1),
-        frozen=frozen,
+        frozen=frozen[setting],
     )
 
 
@@ -172,13 +164,14 @@ def train(
         for example in drawn.sample(examples, batch):
             text, language = example["text"], example["language"]
             try:
-                guess = workflow(text).value
-                output = workflow.loss(text, language)
+                pieces, guess = workflow.features(text), workflow.rule(text)
+                chosen = workflow.choose(pieces, guess).value
+                output = workflow.loss(pieces, guess, language)
             except tc.ExecutionError as error:
                 optimizer.backward(error.node, (0.0, str(error)))
                 continue
-            said = f"{text}: guessed {guess}, {'right' if guess == language else f'but this is {language}'}"
-            optimizer.backward(output, (float(guess == language), said))
+            said = f"{text}: {chosen}, {'right' if chosen == language else f'but it is {language}'}"
+            optimizer.backward(output, (float(chosen == language), said))
         optimizer.step(lambda: accuracy(workflow, validation))
     return list(optimizer.log)
 

@@ -217,7 +217,7 @@ class Turns:
     def _undo(self, trial: Trial, after: float, how: str, changed: dict[Parameter, Any]) -> None:
         member = self._member(trial.part)
         trained = "; ".join(
-            m.optimizer.summary(trial.saved[m.name]["state"]["steps"])  # type: ignore[attr-defined]
+            m.optimizer.summary(trial.saved[m.name]["state"]["steps"])
             for m in self.members
             if m.takes_gradients and self.steps > trial.since and hasattr(m.optimizer, "summary")
         )
