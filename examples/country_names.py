@@ -131,7 +131,7 @@ def load(seed: int) -> tuple[list[Any], list[Any], list[Any]]:
 def accuracy(workflow: CountryNames, examples: list[Any]) -> float:
     """Share of the examples whose language is found."""
     with tc.no_trace():
-        return sum(workflow(e["text"]).value == e["language"] for e in examples) / len(examples)
+        return sum(bool(workflow(e["text"]).value == e["language"]) for e in examples) / len(examples)
 
 
 def make_optimizer(workflow: CountryNames, setting: str, llm: LLM | str, *, every: int, seed: int) -> Mixed:
