@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trace_core.optimizers.base import Optimizer, OptimizerError, parameter_pairs
-from trace_core.optimizers.mixed.part import Part
+from trace_core.optimizers.mixed.part import Part, without_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -28,7 +28,7 @@ def parts_by_kind(
         raise OptimizerError(f"unknown kind {unknown[0]!r}: parameters are of kind tensor, {', '.join(_LLM_KINDS)}")
     groups: dict[str, Pairs] = {}
     for name, parameter in parameter_pairs(parameters):
-        if parameter not in frozen and not _without_gradient(parameter):
+        if parameter not in frozen and not without_gradient(parameter):
             kind = parameter.kind
             place = "tensor" if kind == "tensor" else kind if own.get(kind) is not None else "llm"
             groups.setdefault(place, []).append((name, parameter))
@@ -70,8 +70,3 @@ def _tensor_optimizer(make: Any, named: Pairs, parameters: Any) -> Any:
     if issubclass(bare, Frugal) and "project" not in getattr(make, "keywords", {}):
         return TorchOptimizer(named, make, project=hidden_weights(parameters))
     return TorchOptimizer(named, make)
-
-
-def _without_gradient(parameter: Parameter) -> bool:
-    """Whether it is a tensor that is frozen in torch's way."""
-    return parameter.kind == "tensor" and not parameter._current._value.requires_grad

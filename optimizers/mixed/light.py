@@ -10,6 +10,7 @@ from trace_core.feedback import Feedback
 from trace_core.node import ExceptionNode, Node
 from trace_core.parameter import Version
 from trace_core.trace import Trace
+from trace_core.values import Changed, now_and_then
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ def light(trace: Trace) -> Trace:
 
 def _twin(node: Node, link: Callable[[Node], Node]) -> Node:
     if isinstance(node, Version):
-        return Version(node.parameter, _small(node.recorded), node.index)
+        return Version(node.parameter, _small(now_and_then(node)), node.index)
     twin = _leaf(node)
     twin.op = node.op
     twin.args = tuple([_small(map_nodes(value, link)) for value in node.args])
@@ -68,7 +69,7 @@ def _leaf(node: Node) -> Node:
         twin.text = node.text
     failed = isinstance(node, ExceptionNode)  # an exception keeps its frames, and they keep everything
     twin._value, twin._snap, twin._extra = (
-        RuntimeError(str(node.recorded)) if failed else _small(node.recorded),
+        RuntimeError(str(node.recorded)) if failed else _small(now_and_then(node)),
         UNSET,
         None,
     )
@@ -84,6 +85,8 @@ def _small(value: Any) -> Any:
         return value.detach().clone() if value.numel() <= SMALL else Sketch(value)
     if is_ndarray(value):
         return value if value.size <= SMALL else Sketch(value)
+    if isinstance(value, Changed):
+        return Changed(_small(value.value))
     kind = type(value)
     if kind is list or kind is tuple:
         items = [_small(item) for item in value]

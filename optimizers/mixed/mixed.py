@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trace_core.feedback import Feedback
 from trace_core.optimizers.base import Optimizer, OptimizerError, Proposal
 from trace_core.optimizers.mixed import storing
-from trace_core.optimizers.mixed.part import Member, Part
+from trace_core.optimizers.mixed.part import Member, Part, without_gradient
 from trace_core.optimizers.mixed.trial import Event, Trial
 from trace_core.optimizers.mixed.turns import Turns
 from trace_core.parameter import Parameter
@@ -170,9 +170,7 @@ class Mixed(Optimizer):
 
     def _check_owned(self, trace: Trace) -> None:
         for parameter in trace.parameters:
-            if parameter in self._owner or parameter in self.frozen:
-                continue
-            if parameter.kind == "tensor" and not parameter._current._value.requires_grad:
+            if parameter in self._owner or parameter in self.frozen or without_gradient(parameter):
                 continue
             raise OptimizerError(
                 f"the output depends on parameter {parameter.name!r} ({parameter.kind}), which belongs to no part: "

@@ -104,3 +104,8 @@ class Member:
         found = self.reached(traces)
         if found and not self.exhausted and before_turn * len(found) < self.part.window:
             self.traces.extend(map(light, found[-self.part.window :]))
+
+
+def without_gradient(parameter: Parameter) -> bool:
+    """Whether it is a tensor that is frozen in torch's way."""
+    return parameter.kind == "tensor" and not parameter._current._value.requires_grad

@@ -79,7 +79,7 @@ def _named(pairs: Iterator[tuple[str | None, Any]]) -> dict[TensorParameter, str
         given.setdefault(parameter, name)
     tensors: dict[int, TensorParameter] = {}
     for parameter in given:
-        other = tensors.setdefault(id(own_tensor(parameter)), parameter)
+        other = tensors.setdefault(id(parameter.tensor), parameter)
         if other is not parameter:
             raise OptimizerError(
                 f"parameters {other.name!r} and {parameter.name!r} share one tensor: make one module_node of a "
@@ -99,11 +99,6 @@ def _named(pairs: Iterator[tuple[str | None, Any]]) -> dict[TensorParameter, str
     return names
 
 
-def own_tensor(parameter: TensorParameter) -> Any:
-    """The tensor a torch optimizer updates, whatever candidate ``using`` has in force."""
-    return parameter._current._value
-
-
 def made_over(
     given: Any,
     paths: Mapping[TensorParameter, str],
@@ -117,7 +112,7 @@ def made_over(
     """
     made: list[dict[str, Any]] = []
     for group in groups:
-        trained = [(paths[p], own_tensor(p)) for p in group.parameters if own_tensor(p).requires_grad]
+        trained = [(paths[p], p.tensor) for p in group.parameters if p.tensor.requires_grad]
         if trained:
             made.append({"params": trained, **group.options})
     if not made:

@@ -9,7 +9,7 @@ from trace_core._lazy import require
 from trace_core.nodes.tensor import send_gradients
 from trace_core.optimizers.base import Optimizer, OptimizerError, Proposal
 from trace_core.optimizers.tensor.exact import load_exactly, saved_state, twin_of
-from trace_core.optimizers.tensor.groups import groups_from, made_over, own_tensor
+from trace_core.optimizers.tensor.groups import groups_from, made_over
 from trace_core.optimizers.tensor.history import History, describe
 from trace_core.optimizers.tensor.proposing import Stepped, StepProposal, fresh_gradients
 from trace_core.optimizers.tensor.schedule import Schedule, must_be_given
@@ -169,7 +169,7 @@ class TorchOptimizer(Optimizer):
         return undone
 
     def _done(self, status: str, note: str = "") -> Proposal:
-        values: dict[Parameter, Any] = {p: own_tensor(p) for p in self._updated()} if status == "applied" else {}
+        values: dict[Parameter, Any] = {p: p.tensor for p in self._updated()} if status == "applied" else {}
         proposal = Proposal(values, reason=f"{self.label} step {self.steps}{note}")
         proposal.status = status
         return proposal
@@ -177,7 +177,7 @@ class TorchOptimizer(Optimizer):
     def _undo(self, saved: Mapping[str, Any], gradients: Mapping[TensorParameter, Any]) -> None:
         self.restore(saved)
         for parameter, gradient in gradients.items():
-            own_tensor(parameter).grad = gradient
+            parameter.tensor.grad = gradient
 
     def _step(self, recompute: Callable[[], Node | Iterable[Node]] | None = None) -> None:
         rate = self._rate()
@@ -200,7 +200,7 @@ class TorchOptimizer(Optimizer):
         from trace_core.node import Node
 
         for parameter in self.paths:
-            own_tensor(parameter).grad = None
+            parameter.tensor.grad = None
         found = recompute()
         losses = []
         for output in [found] if isinstance(found, Node) else found:
@@ -239,7 +239,7 @@ class TorchOptimizer(Optimizer):
         return (p for p in self.paths if self._trains(p) and p.grad is not None)
 
     def _trains(self, parameter: TensorParameter) -> bool:
-        return id(own_tensor(parameter)) in self._trained
+        return id(parameter.tensor) in self._trained
 
     def _clip(self, tensors: Sequence[Any]) -> Any:
         """Clip, and give the norm before clipping, on its device; None if nobody needs it."""
@@ -273,20 +273,20 @@ class TorchOptimizer(Optimizer):
             raise OptimizerError(f"{self.label} cannot propose: it evaluates the loss several times in a step")
         if traces is None or _same(traces, self._sent):
             self._check_gradients()
-            starts = {p: own_tensor(p) for p in self._updated()}
-            gradients = {p: own_tensor(p).grad for p in starts}
+            starts = {p: p.tensor for p in self._updated()}
+            gradients = {p: p.tensor.grad for p in starts}
             losses = self._losses
         else:
             found = self._traces_or_raise(traces)
             starts, gradients, losses = fresh_gradients(found, {p for p in self.paths if self._trains(p)})
         twins = {}
         for parameter in self.paths:
-            tensor = own_tensor(parameter)
+            tensor = parameter.tensor
             twin = starts.get(parameter, tensor).detach().clone().requires_grad_(tensor.requires_grad)
             if parameter in gradients:
                 twin.grad = gradients[parameter].clone()
             twins[parameter] = twin
-        twin_optimizer = twin_of(self.torch_optimizer, {own_tensor(p): twin for p, twin in twins.items()})
+        twin_optimizer = twin_of(self.torch_optimizer, {p.tensor: twin for p, twin in twins.items()})
         norm = self._clip([twins[p] for p in gradients])
         twin_optimizer.step()
         outputs = len(self._sent) if traces is None else len(traces)
@@ -328,7 +328,7 @@ class TorchOptimizer(Optimizer):
 
     def checkpoint(self) -> dict[str, Any]:
         """Values and state as plain data, with tensors of their own: what ``restore`` goes back to, bit for bit."""
-        values = {path: own_tensor(p).detach().clone() for p, path in self.paths.items()}
+        values = {path: p.tensor.detach().clone() for p, path in self.paths.items()}
         return {"values": values, "state": self.state_dict()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -336,7 +336,7 @@ class TorchOptimizer(Optimizer):
         torch = require("torch", extra="torch")
         with torch.no_grad():
             for parameter, path in self.paths.items():
-                own_tensor(parameter).copy_(saved["values"][path])
+                parameter.tensor.copy_(saved["values"][path])
                 parameter.touch()
         self.load_state_dict(saved["state"])
 

@@ -1,0 +1,36 @@
+"""What only some nodes have; kept apart so that the ordinary node stays small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trace_core.node import Node
+
+
+class Extra:
+    """The rarely used fields of a node.
+
+    Attributes:
+        kwargs: recorded keyword arguments.
+        reads: what the body read by itself.
+        inner: the recorded result of a transparent bundle's body.
+        name, description: as given by the user.
+        mode: torch's, where it was not the default; see _torch.Mode.
+        later: what the value became by a change in place.
+        guards: how the value left the graph -> the answer; see guards.py.
+        watchers: tested temporaries made of this value.
+    """
+
+    __slots__ = ("description", "guards", "inner", "kwargs", "later", "mode", "name", "reads", "watchers")
+
+    def __init__(self) -> None:
+        self.kwargs: dict[str, Any] | None = None
+        self.reads: tuple[Node, ...] = ()
+        self.inner: Any = None
+        self.name: str | None = None
+        self.description: str | None = None
+        self.mode: Any = None
+        self.later: Node | None = None
+        self.guards: dict[Any, Any] | None = None
+        self.watchers: list[Node] | None = None
