@@ -4,9 +4,9 @@ The data are the names of countries and regions in six languages as the Unicode 
 (extra ``examples``). Names that two of the languages share are left out. Training, validation and held-out examples
 have different countries, so what is learned must be the spelling of a language, not a list of names.
 
-Two functions are code parameters: ``features`` cuts a name into pieces, ``rule`` guesses a language from the spelling.
-A tensor, ``head``, weighs each piece for each language. A language model alone can only write rules; a numeric
-optimizer alone can only weigh the pieces it is given, which are whole words at first.
+Two functions are code parameters: ``features`` finds marks in the spelling, ``rule`` guesses a language from it. A
+tensor, ``head``, weighs each word and each mark for each language. A language model alone can only write the rule; a
+numeric optimizer alone can only weigh whole words and the two marks that are there at first.
 
     python -m trace_core.examples.country_names            # all three settings, three seeds
     python -m trace_core.examples.country_names --seeds 0 --settings both --log
@@ -36,39 +36,38 @@ SIZES = (320, 200)
 SETTINGS = ("llm", "numeric", "both")
 OBJECTIVE = (
     "Tell in which language the name of a country is written: German, French, Spanish, Finnish, Polish or Turkish. "
-    "features(text) cuts the name into pieces, a list of strings; another program learns their weights. A new name is "
-    "recognised only by pieces that it shares with other names, so whole words are of little use. rule(text) gives the "
-    "language if the spelling shows it, else ''. Ideas: neighbouring letters in pairs or threes, endings, letters that "
-    "only one language has."
+    "features(text) finds marks in the spelling; another program learns what each mark says. rule(text) gives the "
+    "language if the spelling shows it, else ''. Both need many more marks, for all six languages."
 )
 OPTIMIZER: dict[str, Any] = {
     "objective": OBJECTIVE,
     "focus": 1,
     "memory": 2,
-    "examples": 4,
-    "max_prompt_tokens": 560,
+    "examples": 3,
+    "max_prompt_tokens": 900,
     "max_answer_tokens": 240,
     "temperature": 0.8,
+    "long_code": 0,
 }
 
 
 def features(text: str) -> list[str]:
-    """The pieces of a name."""
-    pieces = []
-    for word in text.lower().split():
-        pieces.append(word)
-    return pieces
+    """The marks in the spelling of a name: letters and endings that tell the languages apart."""
+    marks = ["ß", "land"]
+    return [mark for mark in marks if mark in text.lower()]
 
 
 def rule(text: str) -> str:
-    """The language that the spelling shows, or ''."""
-    if "ß" in text:
-        return "German"
+    """The language whose mark is in the name, or ''."""
+    marks = {"ß": "German"}
+    for mark, language in marks.items():
+        if mark in text.lower():
+            return language
     return ""
 
 
 class CountryNames(tc.Module):
-    """One score for each language: the mean weights of the text's pieces, and 3 more for what the rule says."""
+    """One score for each language: the mean weights of the words and marks of a name, and 3 for what the rule says."""
 
     def __init__(self) -> None:
         torch = require("torch", extra="torch")
@@ -80,30 +79,29 @@ class CountryNames(tc.Module):
 
     def forward(self, text: str) -> Node:
         """The language."""
-        language: Node = self.choose(self.features(text), self.rule(text))
+        language: Node = self.choose(text, self.features(text), self.rule(text))
         return language
 
     @tc.bundle
-    def choose(self, pieces: Any, guess: Any) -> str:
+    def choose(self, text: str, marks: Any, guess: Any) -> str:
         """The language with the highest score."""
-        return LABELS[int(self._scores(pieces, guess).argmax())]
+        return LABELS[int(self._scores(text, marks, guess).argmax())]
 
     @tc.bundle
-    def loss(self, pieces: Any, guess: Any, language: str) -> Any:
-        """How far the scores of the pieces and of the rule's guess are from the right language."""
+    def loss(self, text: str, marks: Any, guess: Any, language: str) -> Any:
+        """How far the scores by words, marks and the rule's guess are from the right language."""
         torch = require("torch", extra="torch")
-        return torch.nn.functional.cross_entropy(self._scores(pieces, guess), torch.tensor(LABELS.index(language)))
+        return torch.nn.functional.cross_entropy(self._scores(text, marks, guess), torch.tensor(LABELS.index(language)))
 
-    def _scores(self, pieces: Any, guess: Any) -> Any:
+    def _scores(self, text: str, marks: Any, guess: Any) -> Any:
         torch = require("torch", extra="torch")
-        known = self.head.value[_places(pieces)]
-        scores = known.mean(0) if len(known) else known.new_zeros(len(LABELS))
-        return scores + 3.0 * torch.tensor([float(label == guess) for label in LABELS])
+        rows = [_row(word) for word in text.lower().split()] + [_row(f"mark {mark}") for mark in marks]
+        return self.head.value[rows].mean(0) + 3.0 * torch.tensor([float(label == guess) for label in LABELS])
 
 
-def _places(pieces: Any) -> list[int]:
-    """The rows of the head: pieces are hashed, so there may be any."""
-    return [zlib.crc32(str(piece).encode()) % BUCKETS for piece in pieces]
+def _row(piece: str) -> int:
+    """Its row in the head: pieces are hashed, so there may be any."""
+    return zlib.crc32(piece.encode()) % BUCKETS
 
 
 def load(seed: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -134,14 +132,16 @@ def accuracy(workflow: CountryNames, examples: list[Any]) -> float:
         return sum(bool(workflow(e["text"]).value == e["language"]) for e in examples) / len(examples)
 
 
-def make_optimizer(workflow: CountryNames, setting: str, llm: LLM | str, *, every: int, seed: int) -> Mixed:
+def make_optimizer(
+    workflow: CountryNames, setting: str, llm: LLM | str, *, every: int, proposals: int, seed: int, **options: Any
+) -> Mixed:
     """``llm`` writes the rule, ``numeric`` learns the head, ``both`` do that and write the features."""
     torch = require("torch", extra="torch")
     code, rules, head = workflow.features.code, workflow.rule.code, workflow.head
     frozen: dict[str, list[tc.Parameter]] = {"llm": [code, head], "numeric": [code, rules], "both": []}
     return Mixed.by_kind(
         workflow,
-        llm=Part(partial(OptoPrime, llm=llm, seed=seed, **OPTIMIZER), every=every),
+        llm=Part(partial(OptoPrime, llm=llm, seed=seed, **{**OPTIMIZER, **options}), every=every, budget=proposals),
         tensor=partial(torch.optim.Adam, lr=0.1),
         frozen=frozen[setting],
     )
@@ -164,9 +164,9 @@ def train(
         for example in drawn.sample(examples, batch):
             text, language = example["text"], example["language"]
             try:
-                pieces, guess = workflow.features(text), workflow.rule(text)
-                chosen = workflow.choose(pieces, guess).value
-                output = workflow.loss(pieces, guess, language)
+                marks, guess = workflow.features(text), workflow.rule(text)
+                chosen = workflow.choose(text, marks, guess).value
+                output = workflow.loss(text, marks, guess, language)
             except tc.ExecutionError as error:
                 optimizer.backward(error.node, (0.0, str(error)))
                 continue
@@ -176,12 +176,17 @@ def train(
     return list(optimizer.log)
 
 
-def run(setting: str, seed: int, llm: LLM | str, *, steps: int = 240, every: int = 20) -> tuple[float, list[Event]]:
-    """(held-out accuracy, what happened) after training in a setting."""
+def run(
+    setting: str, seed: int, llm: LLM | str, *, proposals: int = 6, every: int = 20, **options: Any
+) -> tuple[float, list[Event]]:
+    """(held-out accuracy, what happened) after training in a setting; ``options`` go to OptoPrime.
+
+    ``every`` numeric steps come before the first proposal and after each, so that the last one is judged at the end.
+    """
     workflow = CountryNames()
     examples, validation, held_out = load(seed)
-    optimizer = make_optimizer(workflow, setting, llm, every=every, seed=100 * seed)
-    events = train(workflow, optimizer, examples, validation, steps=steps, seed=seed)
+    optimizer = make_optimizer(workflow, setting, llm, every=every, proposals=proposals, seed=100 * seed, **options)
+    events = train(workflow, optimizer, examples, validation, steps=every * (proposals + 1), seed=seed)
     return accuracy(workflow, held_out), events
 
 
@@ -192,21 +197,23 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from trace_core.integrations.llm import resolve_llm
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--llm", default="local", help="model, as everywhere in the library")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--proposals", type=int, default=6, help="of the model, in each run")
     parser.add_argument("--every", type=int, default=20, help="numeric steps for each proposal of the model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--log", action="store_true", help="print what happened to each proposal")
     given = parser.parse_args()
-    console = Console()
+    llm, console = resolve_llm(given.llm), Console()
     table = Table("seed", *given.settings, title="held-out accuracy", title_justify="left")
     for seed in given.seeds:
         row = []
         for setting in given.settings:
             began = time.monotonic()
-            score, events = run(setting, seed, given.llm, steps=given.steps, every=given.every)
+            score, events = run(setting, seed, llm, proposals=given.proposals, every=given.every)
             row.append(f"{score:.3f}")
             console.print(f"seed {seed}, {setting}: {score:.3f} ({time.monotonic() - began:.0f} s)")
             for event in events if given.log else ():

@@ -61,6 +61,7 @@ class LLMOptimizer(Optimizer):
         examples: at most so many traces in one prompt, the worst first; None for all.
         temperature: of the sampling; None for the model's own.
         seed: of the sampling, where the model takes one; counted up with each request.
+        long_code: with ``focus=1``, functions of more lines are asked for in a fenced block instead of JSON.
 
     Attributes:
         notes: what else the model is to know now, such as what a numeric optimizer did meanwhile; shown in each prompt
@@ -82,6 +83,7 @@ class LLMOptimizer(Optimizer):
         examples: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        long_code: int = LONG_CODE,
     ) -> None:
         from trace_core.integrations.llm import resolve_llm
 
@@ -104,6 +106,7 @@ class LLMOptimizer(Optimizer):
         self.examples = examples
         self.temperature = temperature
         self.seed = seed
+        self.long_code = long_code
         self.notes = ""
         self.requests = 0
         self._models = AnswerModels()
@@ -221,7 +224,7 @@ class LLMOptimizer(Optimizer):
         if self.focus != 1 or len(names) != 1:
             return "json"
         parameter = next(iter(names))
-        return "fence" if parameter.kind == "code" and parameter.value.count("\n") > LONG_CODE else "one"
+        return "fence" if parameter.kind == "code" and parameter.value.count("\n") > self.long_code else "one"
 
     def several(self, names: Mapping[Parameter, str], n: int) -> int:
         """How many alternatives one request asks for."""

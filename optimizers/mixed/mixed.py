@@ -224,6 +224,10 @@ class Mixed(Optimizer):
         """
         return self._turns.step(closure)
 
+    def settle(self, closure: Callable[[], float] | None = None) -> None:
+        """End a trial that is going on, as at the end of training: by its score now, or undone without a closure."""
+        self._turns.settle(closure)
+
     # ---- proposing, for whoever holds this as any Optimizer
 
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:

@@ -105,7 +105,8 @@ class Turns:
         if not waiting:
             return
         member = max(waiting, key=lambda m: m.waited - m.part.every)
-        (proposal,) = self.ask(member, 1)
+        made = self.ask(member, 1)
+        proposal = made[0] if made else Proposal({}, reason="it proposed nothing")
         told = dict(member.since)
         self.took_turn(member)
         if not proposal:
@@ -145,6 +146,15 @@ class Turns:
                     other.optimizer.reset()  # type: ignore[attr-defined]
 
     # ---- trials
+
+    def settle(self, closure: Callable[[], float] | None) -> None:
+        """See ``Mixed.settle``."""
+        if self.trial is None:
+            return
+        self.trial.left = 1
+        if closure is None:
+            self.trial.failed = self.trial.failed or "ended before it was judged"
+        self._go_on(self.trial, closure, {})
 
     def _try(
         self,

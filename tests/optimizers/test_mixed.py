@@ -17,7 +17,7 @@ from trace_core.optimizers import Mixed, Optimizer, OptimizerError, OptoPrime, P
 
 torch = pytest.importorskip("torch")
 
-from trace_core.nodes.tensor import NonFiniteError, TensorParameter  # noqa: E402
+from trace_core.nodes.tensor import NonFiniteError, TensorParameter, module_node  # noqa: E402
 from trace_core.optimizers.mixed import GradientSkipped  # noqa: E402
 
 POINTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -232,6 +232,21 @@ def test_an_error_in_the_closure_undoes_the_trial_and_is_raised() -> None:
     assert mixed.trial is None
     assert torch.equal(weights(fit), before)
     assert fit.shape.code.value != POOR
+
+
+def test_a_trial_can_be_settled_before_its_end() -> None:
+    fit = Fit()
+    mixed = mixed_for(fit, Scripted(GOOD))
+    train(fit, mixed, 10)
+    mixed.settle()
+    mixed.settle()  # nothing is left to settle
+    assert kinds(mixed) == [(10, "tried"), (10, "undone")]
+    assert fit.shape.code.value != GOOD
+    train(fit, mixed, 16)  # tried in step 20
+    mixed.settle(lambda: 0.0)
+    assert kinds(mixed)[-1] == (26, "kept")
+    assert fit.shape.code.value == GOOD
+    assert mixed.trial is None
 
 
 @pytest.mark.parametrize("policy", ["keep", "reset"])
@@ -467,6 +482,35 @@ def test_kinds_go_to_their_own_parts() -> None:
         Mixed.by_kind(flow, frozen=[flow.prompt, flow.level, flow.matrix])
     with pytest.raises(OptimizerError, match="must make an Optimizer"):
         Mixed.by_kind(flow, llm=lambda pairs: "not one")
+
+
+def test_frugal_is_told_of_the_modules_behind_the_tensors() -> None:
+    class Flow(tc.Module):
+        def __init__(self) -> None:
+            self.net = module_node(
+                torch.nn.Sequential(
+                    torch.nn.Linear(2, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+                )
+            )
+
+    mixed = Mixed.by_kind(Flow())
+    groups = mixed.parts["tensor"].torch_optimizer.param_groups  # type: ignore[attr-defined]
+    assert [tuple(tensor.shape) for group in groups if group["project"] for tensor in group["params"]] == [
+        (4, 2),
+        (4, 4),
+    ]
+
+
+def test_an_optimizer_that_proposes_nothing_is_written_down() -> None:
+    class Silent(Optimizer):
+        def propose(self, traces: Any = None, n: int = 1) -> list[Proposal]:
+            return []
+
+    level = tc.Parameter(1.0, name="level")
+    mixed = Mixed({"level": Silent([level])})
+    mixed.backward(level * 2, "smaller")
+    assert not mixed.step()
+    assert kinds(mixed, "level") == [(1, "empty")]
 
 
 def test_wrong_settings_are_refused() -> None:
