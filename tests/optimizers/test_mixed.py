@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import trace_core as tc
 from trace_core.integrations.llm import ScriptedLLM
@@ -19,6 +21,7 @@ torch = pytest.importorskip("torch")
 
 from trace_core.nodes.tensor import NonFiniteError, TensorParameter, module_node  # noqa: E402
 from trace_core.optimizers.mixed import GradientSkipped  # noqa: E402
+from trace_core.optimizers.mixed.light import light  # noqa: E402
 
 POINTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 GOOD = "def shape(x):\n    return [1.0, x, x * x]\n"
@@ -370,6 +373,51 @@ def test_kept_traces_hold_no_big_tensors() -> None:
     assert len(kept) == 2
     assert "tensor(100x200, float32)" in kept[0].render()
     assert "smaller" in kept[0].render()
+
+
+def test_a_kept_trace_reads_as_the_trace_did() -> None:
+    fit = Fit()
+    trace = fit(0.5).backward((0.5, "smaller"))
+    assert light(trace).render() == trace.render()
+    fit.shape.code.update(BROKEN)
+    with pytest.raises(tc.ExecutionError) as failed:
+        fit(0.5)
+    trace = failed.value.node.backward("it must not fail")
+    assert light(trace).render() == trace.render()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.sampled_from([GOOD, POOR, BROKEN]), min_size=1, max_size=4))
+def test_whatever_is_undone_leaves_no_trace_in_what_is_learned(sources: list[str]) -> None:
+    """Runs with and without the proposals that were undone end in the same weights."""
+    tried, replayed = Fit(), Fit()
+    mixed = Mixed.by_kind(
+        tried,
+        llm=Part(partial(OptoPrime, llm=Scripted(*sources).llm, focus=1), every=3, budget=len(sources)),
+        tensor=partial(torch.optim.Adam, lr=0.1),
+    )
+    train(tried, mixed, 3 * len(sources) + 3)
+    plain = Mixed({"w": TorchOptimizer([replayed.weights], torch.optim.Adam, lr=0.1)}, frozen=[replayed.shape.code])
+    lost, changes = set(), {}
+    asked = iter(sources)
+    for event, judged in zip(mixed.log, [*mixed.log[1:], None], strict=True):
+        if event.kind == "tried":
+            source = next(asked)
+            if judged is not None and judged.kind == "kept":
+                changes[event.step] = source
+            else:
+                lost.update(range(event.step + 1, event.step + 4))
+        elif event.kind == "empty" or "at once" in event.reason:
+            source = next(asked)
+            if event.kind == "kept":
+                changes[event.step] = source
+    for step in range(1, mixed.steps + 1):
+        if step not in lost:
+            train(replayed, plain, 1, gate=False)
+        if step in changes:
+            replayed.shape.code.update(changes[step])
+    assert torch.equal(weights(tried), weights(replayed))
+    assert tried.shape.code.value == replayed.shape.code.value
 
 
 def test_a_loss_without_words_is_said_to_be_one() -> None:

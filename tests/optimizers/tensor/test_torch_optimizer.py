@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trace_core as tc
 from trace_core.optimizers import OptimizerError, TorchOptimizer
@@ -16,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 from trace_core.nodes.tensor import GradientError, TensorParameter, module_node  # noqa: E402
 from trace_core.optimizers.tensor import Frugal  # noqa: E402
+from trace_core.optimizers.tensor.history import History, describe  # noqa: E402
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.randn(32, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -543,6 +546,17 @@ def test_history_is_bounded_and_told_in_a_line() -> None:
     train(silent, net, 2)
     assert len(silent.history) == 0
     assert silent.summary() == "SGD: no step"
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=40), st.integers(2, 10))
+def test_a_summary_shows_first_and_last_and_no_more_than_asked(losses: list[float], points: int) -> None:
+    history = History(100)
+    for step, loss in enumerate(losses, start=1):
+        history.add(step, [loss], 1, None, 0.5)
+    (curve,) = [part for part in describe(history.read(), "SGD", points).split("; ") if part.startswith("loss ")]
+    shown = curve.removeprefix("loss ").split(" -> ")
+    assert len(shown) <= points
+    assert (shown[0], shown[-1]) == (f"{losses[0]:.3g}", f"{losses[-1]:.3g}")
 
 
 def test_sparse_gradients() -> None:
