@@ -36,16 +36,16 @@ SIZES = (320, 200)
 SETTINGS = ("llm", "numeric", "both")
 OBJECTIVE = (
     "Tell in which language the name of a country is written: German, French, Spanish, Finnish, Polish or Turkish. "
-    "features(text) finds marks in the spelling; another program learns what each mark says. rule(text) gives the "
-    "language if the spelling shows it, else ''. Both need many more marks, for all six languages."
+    "features(text) finds marks in the spelling, whose weights are learned. rule(text) gives the language if the "
+    "spelling shows it, else ''. Both need many more marks, for all six languages."
 )
 OPTIMIZER: dict[str, Any] = {
     "objective": OBJECTIVE,
     "focus": 1,
     "memory": 2,
     "examples": 3,
-    "max_prompt_tokens": 900,
-    "max_answer_tokens": 240,
+    "max_prompt_tokens": 800,
+    "max_answer_tokens": 200,
     "temperature": 0.8,
     "long_code": 0,
 }
