@@ -189,7 +189,7 @@ def _same(value: Any, kept: Any) -> bool:
     if isinstance(value, dict):
         return value.keys() == kept.keys() and all(_same(item, kept[key]) for key, item in value.items())
     if is_ndarray(value):
-        return value.shape == kept.shape and value.tobytes() == kept.tobytes()
+        return bool(value.shape == kept.shape and value.tobytes() == kept.tobytes())
     if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
         from trace_core._unwrap import record_fields
 
