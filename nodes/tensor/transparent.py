@@ -148,7 +148,7 @@ class _Recorder:
         node = self._made.get(id(tensor))
         if node is None:
             if tensor.grad_fn is None:
-                node = make(Released(tensor), None, ())  # type: ignore[arg-type]
+                node = make(Released(tensor), None, ())
             else:
                 node = make(Released(tensor), _Inside("unseen"), tuple(self._sources))
             self._link(tensor, node)
