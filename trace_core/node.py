@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._conversions import Conversions
 from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
 from trace_core._torch import is_default_mode, mode_now
@@ -23,7 +24,7 @@ from trace_core._values import (
 )
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave, note_outcome
+from trace_core.guards import note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _new = object.__new__
 
 
-class Node(ArrayProtocols, OperatorSignatures):
+class Node(ArrayProtocols, Conversions, OperatorSignatures):
     """A value in the graph of a traced workflow.
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
@@ -153,36 +154,12 @@ class Node(ArrayProtocols, OperatorSignatures):
         """A leaf with the same value and no history; a tensor is detached from autograd as well."""
         return Node(without_history(self.value))
 
-    # ---- Python protocols that leave the graph
+    # ---- Python protocols
 
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.value!r})"
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
-    def __bool__(self) -> bool:
-        return bool(leave(self, "bool"))
-
-    def __len__(self) -> int:
-        return int(leave(self, "len"))
-
-    def __int__(self) -> int:
-        return int(leave(self, "int"))
-
-    def __float__(self) -> float:
-        return float(leave(self, "float"))
-
-    def __complex__(self) -> complex:
-        return complex(leave(self, "complex"))
-
-    def __index__(self) -> int:
-        return int(leave(self, "index"))
+        return f"{type(self).__name__}({self._read(current.get())._value!r})"
 
     def __contains__(self, item: object) -> bool:
         from trace_core.operators import CONTAINS
