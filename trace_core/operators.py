@@ -334,7 +334,7 @@ def _install() -> None:
         put(f"__{name}__", _unary(BY_NAME[name]))
     put("__getitem__", _forward(GETITEM))
     put("__reversed__", _unary(REVERSED))
-    Node.__getattr__ = get_attribute  # type: ignore[method-assign]
+    Node.__getattr__ = get_attribute  # type: ignore[method-assign, assignment]
     put("__pow__", _pow(_forward(BY_NAME["pow"])))
     put("__round__", _round)
 

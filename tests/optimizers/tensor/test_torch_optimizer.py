@@ -248,7 +248,9 @@ def test_what_is_no_tensor_parameter_is_refused_with_its_name() -> None:
         TorchOptimizer([tc.Parameter("hello", name="prompt")], torch.optim.SGD, lr=0.1)
     module = network()
     with pytest.raises(OptimizerError, match="share one tensor"):
-        TorchOptimizer([module_node(module), module_node(module)], torch.optim.SGD, lr=0.1)
+        weight = module[0].weight
+        TorchOptimizer([TensorParameter(weight), TensorParameter(weight)], torch.optim.SGD, lr=0.1)
+    assert module_node(module).parameters() == module_node(module).parameters()  # one parameter for each weight
     weight = TensorParameter([1.0], name="w")
     with pytest.raises(OptimizerError, match="'w' is in two groups"):
         TorchOptimizer([{"params": weight}, {"params": weight}], torch.optim.SGD, lr=0.1)
