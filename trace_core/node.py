@@ -20,6 +20,7 @@ from trace_core._values import (
     is_ndarray,
     is_tensor,
     snapshot,
+    tensor_mark,
     without_history,
 )
 from trace_core.context import body_frame, current
@@ -254,7 +255,7 @@ def _rebuild(value: Any, name: str | None, description: str | None) -> Node:
     return Node(value, name=name, description=description)
 
 
-def make(value: Any, op: Operator, args: tuple[Any, ...]) -> Node:
+def make(value: Any, op: Operator | None, args: tuple[Any, ...]) -> Node:
     """A node outside of any frame: the fast path."""
     node = _new(Node)
     _set_value(node, value)
@@ -284,6 +285,14 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     kind = type(value)
     if kind in ATOMIC:
         return value, value
+    if kind in PLAIN_TENSORS:  # a node tells if it is changed in place later
+        leaf = _new(Node)
+        _set_value(leaf, value)
+        _set_snap(leaf, tensor_mark(value))
+        _set_op(leaf, None)
+        _set_args(leaf, ())
+        _set_extra(leaf, None)
+        return value, leaf
     if isinstance(value, Node):
         node = value._read(current.get())
         plain = node._value
@@ -295,10 +304,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     if kind is bytearray or is_ndarray(value):
         kept = snapshot(value)
         return value, value if isinstance(kept, ByReference) else kept
-    if is_tensor(value):  # a node tells if it is changed in place later
-        from trace_core._fast import leaf
-
-        return value, leaf(value)
+    if is_tensor(value):
+        return value, make(value, None, ())
     return value, value
 
 
@@ -327,7 +334,7 @@ def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None 
     token = current.set(frame)
     try:
         result = op.fn(*plain_args, **plain_kwargs)
-        if type(result) not in ATOMIC:
+        if type(result) not in ATOMIC and type(result) not in PLAIN_TENSORS:
             result = unwrap(result)[0]
     except Exception as error:
         reads = frame.external_reads()

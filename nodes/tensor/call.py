@@ -60,10 +60,13 @@ class ModuleCall:
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run the module as it is, and note how."""
         owner = self.owner
-        with owner.lock.shared():
+        owner.lock.acquire_shared()
+        try:
             self._note_before(args, kwargs)
             result = owner.module(*args, **kwargs)
             self._note_after()
+        finally:
+            owner.lock.release_shared()
         return result
 
     def run_with(self, candidates: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

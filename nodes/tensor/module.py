@@ -9,7 +9,7 @@ from weakref import ref
 
 from trace_core._functions import named_arguments
 from trace_core._lazy import require
-from trace_core._values import ATOMIC
+from trace_core._values import ATOMIC, PLAIN_TENSORS
 from trace_core.context import body_frame, current
 from trace_core.module import Module
 from trace_core.node import failure, link, unwrap
@@ -128,7 +128,7 @@ class ModuleNode(Module):
                 result, inner = run_transparent(call, plain_args, plain_kwargs, [*kept, *kept_kwargs.values()], reads)
             else:
                 result = call.run(plain_args, plain_kwargs)
-            if type(result) not in ATOMIC:
+            if type(result) not in ATOMIC and type(result) not in PLAIN_TENSORS:
                 result = unwrap(result)[0]
         except Exception as error:
             raise failure(call, tuple(kept), kept_kwargs, reads, error, outer) from error  # type: ignore[arg-type]
