@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from time import perf_counter
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -99,6 +100,7 @@ class Bundle:
         call_args, kept_args, call_kwargs, kept_kwargs = self.unwrap_inputs(args, kwargs)
         frame = body_frame(outer)
         token = current.set(frame)
+        started = perf_counter()
         try:
             fn = self.fn if code is None else code.function(frame, self)
             result = fn(*call_args, **call_kwargs)
@@ -116,7 +118,7 @@ class Bundle:
             raise failure(self, kept_args, kept_kwargs, reads, error, outer) from error  # type: ignore[arg-type]
         finally:
             current.reset(token)
-        return self.record(result, inner, kept_args, kept_kwargs, frame, outer, whole)
+        return self.record(result, inner, kept_args, kept_kwargs, frame, outer, whole, started)
 
     def unwrap_inputs(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -164,9 +166,10 @@ class Bundle:
         frame: Frame,
         outer: Frame | None,
         whole: bool = False,
+        started: float | None = None,
     ) -> Any:
         """The node for a result; with ``unpack=n``, a tuple of n nodes (unless ``whole``)."""
-        node = link(result, self, args, kwargs, frame.external_reads(), outer)  # type: ignore[arg-type]
+        node = link(result, self, args, kwargs, frame.external_reads(), outer, started=started)  # type: ignore[arg-type]
         if self.transparent and inner is not None:
             node._more().inner = inner
         if self.unpack is None or whole:

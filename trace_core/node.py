@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._extra import NOTED_SECONDS, Extra
 from trace_core._signatures import OperatorSignatures
 from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
 from trace_core.context import body_frame, current
@@ -21,21 +23,6 @@ if TYPE_CHECKING:
     from trace_core.trace import Trace
 
 _new = object.__new__
-
-
-class _Extra:
-    """What only some nodes have; kept apart so that the ordinary node stays small."""
-
-    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.name: str | None = None
-        self.description: str | None = None
-        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
-        self.watchers: list[Node] | None = None  # tested temporaries made of this value
 
 
 class Node(ArrayProtocols, OperatorSignatures):
@@ -57,7 +44,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     _snap: Any
     op: Operator | None
     args: tuple[Any, ...]
-    _extra: _Extra | None
+    _extra: Extra | None
 
     def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
         plain, recorded = unwrap(value)
@@ -115,10 +102,10 @@ class Node(ArrayProtocols, OperatorSignatures):
             frame.reads[node] = None
         return node
 
-    def _more(self) -> _Extra:
+    def _more(self) -> Extra:
         extra = self._extra
         if extra is None:
-            extra = self._extra = _Extra()
+            extra = self._extra = Extra()
         return extra
 
     # ---- going backward
@@ -338,6 +325,7 @@ def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None 
             plain_kwargs[key], recorded_kwargs[key] = unwrap(value)
     frame = body_frame(outer)
     token = current.set(frame)
+    started = perf_counter()
     try:
         result = op.fn(*plain_args, **plain_kwargs)
         if type(result) not in ATOMIC:
@@ -347,7 +335,7 @@ def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None 
         raise failure(op, tuple(recorded), recorded_kwargs, reads, error, outer) from error
     finally:
         current.reset(token)
-    return link(result, op, tuple(recorded), recorded_kwargs, frame.external_reads(), outer)
+    return link(result, op, tuple(recorded), recorded_kwargs, frame.external_reads(), outer, started=started)
 
 
 def link(
@@ -358,8 +346,10 @@ def link(
     reads: tuple[Node, ...],
     outer: Frame | None,
     kind: type[Node] = Node,
+    started: float | None = None,
 ) -> Node:
     """The result node of an operator, in whatever scope: linked, or a leaf under ``no_trace``."""
+    seconds = 0.0 if started is None else perf_counter() - started
     node = _new(kind)
     _set_value(node, value)
     _set_snap(node, UNSET if type(value) in ATOMIC else snapshot(value))
@@ -371,6 +361,8 @@ def link(
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
+        if seconds > NOTED_SECONDS:
+            node._more().seconds = seconds
     else:
         _set_op(node, None)
         _set_args(node, ())
