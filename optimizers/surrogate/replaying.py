@@ -1,0 +1,87 @@
+"""The cheap part of a trace as a function of the parameters, and the check that it is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trace_core._lazy import require
+from trace_core._values import ByReference, is_ndarray, is_tensor
+from trace_core.errors import ReplayError
+from trace_core.graph import dependencies
+from trace_core.optimizers.surrogate._replay import TensorReplay
+from trace_core.parameter import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from trace_core.node import Node
+    from trace_core.nodes.tensor import TensorParameter
+    from trace_core.trace import Trace
+
+
+class Replay:
+    """parameters -> one target."""
+
+    def __init__(self, trace: Trace, node: Node, parameters: Sequence[TensorParameter]) -> None:
+        self._trace, self._node = trace, node
+        self._mine = set(parameters)
+        self._run = TensorReplay(trace, parameters=list(parameters), until=node)
+
+    def __call__(self, values: Mapping[TensorParameter, Any]) -> Any:
+        """The target for these values; those of parameters that are not in the trace are passed over."""
+        return self._run({parameter: value for parameter, value in values.items() if parameter in self._mine})
+
+    def start(self, values: Mapping[TensorParameter, Any]) -> Any:
+        """The target as it is: what a run gives with the parameters unchanged.
+
+        That is what was recorded, or, where another optimizer has changed other tensors since, what they make of it.
+        Raises ReplayError if neither holds: then a run is no function of the parameters.
+        """
+        torch = require("torch", extra="torch")
+        recorded = self._node._value.detach()
+        with torch.no_grad():
+            now = self(values).detach()
+        slack = 100 * torch.finfo(recorded.dtype).eps
+        if now.shape == recorded.shape and torch.allclose(now, recorded, rtol=slack, atol=slack * _size(recorded)):
+            return recorded
+        if any(_changed(node) for node in _before(self._node)):
+            return now
+        names = self._trace.names()
+        raise ReplayError(
+            f"running the trace again up to {names[self._node]} with unchanged parameters does not give the recorded "
+            f"value (largest difference {float((now - recorded).abs().max()):.3g}): something in it is random or keeps "
+            "a state in a way that cannot be put back. Make it a function of its inputs, or put it behind the target"
+        )
+
+
+def _size(values: Any) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
+
+
+def _before(node: Node) -> Iterable[Node]:
+    stack, seen = [node], {node}
+    while stack:
+        current = stack.pop()
+        yield current
+        for source in dependencies(current):
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+
+
+def _changed(node: Node) -> bool:
+    return isinstance(node._snap, ByReference) and node._snap.changed(node._value) is True
+
+
+def examples(trace: Trace, nodes: Sequence[Node]) -> list[Any]:
+    """What tells the data of two runs apart: shapes and sums of the arrays that the targets were made of."""
+    found: list[Any] = [] if trace.feedback.example is None else [trace.feedback.example]
+    for node in dict.fromkeys(before for target in nodes for before in _before(target)):
+        if isinstance(node, Version):
+            continue
+        kwargs = (node._extra.kwargs if node._extra is not None else None) or {}
+        for value in [*node.args, *kwargs.values()] if node.op is not None else [node._value]:
+            if is_tensor(value) or is_ndarray(value):
+                data = require("torch", extra="torch").as_tensor(value).detach().double()
+                found.append([list(data.shape), float(data.sum()), float(data.square().sum())])
+    return found
