@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any, ClassVar
 
+from trace_core._torch import STOCHASTIC
 from trace_core.errors import MutationError
 
 _IN_PLACE = {  # what ``array += node`` means for the one who writes it: a new value under the old name
@@ -60,6 +61,7 @@ class ArrayProtocols:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        from trace_core._random_ops import random_operator
         from trace_core.node import apply
         from trace_core.operators import foreign
 
@@ -67,8 +69,15 @@ class ArrayProtocols:
         if name in _IN_PLACE:
             return apply(foreign(_IN_PLACE[name]), args, kwargs)
         private = name.startswith("_")
-        if name == "__setitem__" or (name.endswith("_") and not private) or (kwargs or {}).get("out") is not None:
+        if name == "__setitem__" or (name.endswith("_") and not private):
             raise _refuse(f"torch function {name!r}")
+        if kwargs:
+            if kwargs.get("out") is not None:
+                raise _refuse(f"torch function {name!r} with out=")
+            if kwargs.get("inplace") is True:
+                raise _refuse(f"torch function {name!r} with inplace=True")
+        if name in STOCHASTIC:
+            return apply(random_operator(foreign(func), args, kwargs), args, kwargs)
         return apply(foreign(func), args, kwargs)
 
 

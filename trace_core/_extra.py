@@ -1,7 +1,8 @@
-"""What only some nodes have."""
+"""What only some nodes have; kept apart so that the ordinary node stays small."""
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,9 +13,21 @@ NOTED_SECONDS = 1e-4
 
 
 class Extra:
-    """Kept apart from the node, so that the ordinary node stays small."""
+    """The rarely used fields of a node.
 
-    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "seconds", "watchers")
+    Attributes:
+        kwargs: recorded keyword arguments.
+        reads: what the body read by itself.
+        inner: the recorded result of a transparent bundle's body.
+        name, description: as given by the user.
+        mode: torch's, where it was not the default; see _torch.Mode.
+        later: what the value became by a change in place.
+        guards: how the value left the graph -> the answer; see guards.py.
+        watchers: tested temporaries made of this value.
+        seconds: what the operator took, if that was worth noting.
+    """
+
+    __slots__ = ("description", "guards", "inner", "kwargs", "later", "mode", "name", "reads", "seconds", "watchers")
 
     def __init__(self) -> None:
         self.kwargs: dict[str, Any] | None = None
@@ -22,6 +35,15 @@ class Extra:
         self.inner: Any = None
         self.name: str | None = None
         self.description: str | None = None
-        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
-        self.watchers: list[Node] | None = None  # tested temporaries made of this value
-        self.seconds = 0.0  # what the operator took, if that was worth noting
+        self.mode: Any = None
+        self.later: Node | None = None
+        self.guards: dict[Any, Any] | None = None
+        self.watchers: list[Node] | None = None
+        self.seconds = 0.0
+
+
+def note_seconds(node: Node, started: float) -> None:
+    """Remember how long the operator that made ``node`` took, if it was long."""
+    seconds = perf_counter() - started
+    if seconds > NOTED_SECONDS and node.op is not None:
+        node._more().seconds = seconds

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trace_core._bound import BoundBundle
+from trace_core._unwrap import is_record, record_fields
 from trace_core.bundle import CODE_SLOT, Bundle
 from trace_core.errors import StateError
 from trace_core.node import Node
 from trace_core.parameter import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
 
 C = TypeVar("C", bound=type)
@@ -22,9 +24,9 @@ _SKIPPED = frozenset({CODE_SLOT, "__dict__", "__weakref__"})
 class Module:
     """Base class of workflows with parameters.
 
-    Parameters are found in attributes, in lists, tuples and dicts in attributes, in nested modules, and as the code of
-    trainable methods. A parameter without a name gets that of the attribute it is first assigned to. Properties are
-    never run in the search.
+    Parameters are found in attributes, in lists, tuples, dicts, deques, dataclasses and pydantic models in attributes,
+    in nested modules, and as the code of trainable methods; not in sets, which have no order, nor in other objects. A
+    parameter without a name gets that of the attribute it is first assigned to. Properties are never run in the search.
     """
 
     __slots__ = ()
@@ -35,7 +37,7 @@ class Module:
         if isinstance(value, Parameter) and value.name is None:
             value._rename(attribute)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls ``forward``, if there is one."""
         forward = getattr(self, "forward", None)
         if forward is None:
@@ -125,14 +127,28 @@ def _visit(value: Any, path: str, seen: set[int], parameters: set[Parameter]) ->
         for parameter in value.parameters():
             yield from _found(parameter, path, parameters)
     elif getattr(type(value), "__trace_core_module__", False):
+        if type(value).named_parameters is not Module.named_parameters:  # it knows its parameters better
+            if id(value) not in seen:
+                seen.add(id(value))
+                for name, parameter in value.named_parameters():
+                    yield from _found(parameter, f"{path}.{name}", parameters)
+            return
         yield from _walk(value, f"{path}.", seen, parameters)
-    elif isinstance(value, list | tuple | dict):
+    elif (items := _items(value)) is not None:
         if id(value) in seen:
             return
         seen.add(id(value))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
             yield from _visit(item, f"{path}.{key}", seen, parameters)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """(key, item) of what is searched for parameters; None for what is not."""
+    if isinstance(value, list | tuple | deque):
+        return enumerate(value)
+    if isinstance(value, dict):
+        return value.items()
+    return record_fields(value).items() if is_record(type(value)) and not isinstance(value, type) else None
 
 
 def _found(parameter: Parameter, path: str, parameters: set[Parameter]) -> Iterator[tuple[str, Parameter]]:
@@ -169,6 +185,9 @@ def model(cls: C) -> C:
     }
     if "__slots__" in cls.__dict__:
         body["__slots__"] = ()
+    if getattr(cls, "__parameters__", ()):  # still generic in the same type variables
+        generic: Any = cls
+        body["__orig_bases__"] = (generic[generic.__parameters__], Module)
     metaclass: Any = type(cls)
     made: C = metaclass(cls.__name__, (cls, Module), body)
     return made

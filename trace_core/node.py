@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from time import perf_counter
+from sys import modules as _modules
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
-from trace_core._extra import NOTED_SECONDS, Extra
+from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
-from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
+from trace_core._torch import PLAIN, mode_now
+from trace_core._values import (
+    ATOMIC,
+    UNSET,
+    ByReference,
+    Released,
+    changed_since,
+    is_ndarray,
+    snapshot,
+    without_history,
+)
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave
+from trace_core.guards import leave, note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,8 +40,8 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
     ``len``, ``int``, ``float``, ``str`` and ``in`` leave the graph and answer as the value would. ``==`` gives a node;
-    the hash is the identity, and ``node in nodes`` looks for that very node (``list.remove``, ``index`` and ``count``
-    go by ``==`` and so by value). A node is immutable: in-place changes raise MutationError.
+    the hash is the identity; ``node in nodes``, ``nodes.remove(node)``, ``index`` and ``count`` look for that very
+    node. A node is immutable: in-place changes raise MutationError.
 
     Attributes:
         value: the value itself (alias ``data``).
@@ -72,7 +82,8 @@ class Node(ArrayProtocols, OperatorSignatures):
     def value(self) -> Any:
         """The value. Inside an operator's body the read makes this node a dependency of the operator."""
         frame = current.get()
-        return self._value if frame is None else self._read(frame)._value
+        value = self._value if frame is None else self._read(frame)._value
+        return value if type(value) is not Released else value.refuse()
 
     @property
     def data(self) -> Any:
@@ -93,14 +104,25 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     def _read(self, frame: Frame | None) -> Node:
         """The node that a read of this one gives in ``frame``; notes the read for a running body."""
+        node = self if self._snap is UNSET else self._now()
         if frame is None:
-            return self
-        node = self
+            return node
         if frame.overlay is not None:
             node = frame.overlay.get(self, self)
         if frame.reads is not None:
             frame.reads[node] = None
         return node
+
+    def _now(self) -> Node:
+        """This node, or, if its value was changed in place since it was recorded, one for what it has become."""
+        if not changed_since(self._value, self._snap):
+            return self
+        later = self._more().later
+        if later is None or changed_since(later._value, later._snap):
+            from trace_core.operators import CHANGED
+
+            later = self._more().later = make(self._value, CHANGED, (self,))
+        return later
 
     def _more(self) -> Extra:
         extra = self._extra
@@ -127,15 +149,15 @@ class Node(ArrayProtocols, OperatorSignatures):
         return apply(CLONE, (self,))
 
     def detach(self) -> Node:
-        """A leaf with the same value and no history."""
-        return Node(self.value)
+        """A leaf with the same value and no history; a tensor is detached from autograd as well."""
+        return Node(without_history(self.value))
 
     # ---- Python protocols that leave the graph
 
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._value!r})"
+        return f"{type(self).__name__}({self.value!r})"
 
     def __str__(self) -> str:
         return str(self.value)
@@ -173,10 +195,10 @@ class Node(ArrayProtocols, OperatorSignatures):
         """An independent leaf: the value is copied, the history is not."""
         import copy
 
-        return Node(copy.deepcopy(self._value, memo), name=self._label(), description=self._about())
+        return Node(copy.deepcopy(self.value, memo), name=self._label(), description=self._about())
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._value, self._label(), self._about())
+        return _rebuild, (self.value, self._label(), self._about())
 
     def _label(self) -> str | None:
         return None if self._extra is None else self._extra.name
@@ -213,7 +235,7 @@ class Node(ArrayProtocols, OperatorSignatures):
 
         return iterate(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         from trace_core.operators import CALL
 
         return apply(CALL, (self, *args), kwargs)
@@ -291,7 +313,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
         return value, value
     if isinstance(value, Node):
         node = value._read(current.get())
-        return node._value, node
+        plain = node._value
+        return (plain if type(plain) is not Released else plain.refuse()), node
     if isinstance(value, _CONTAINERS) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
         from trace_core._unwrap import unwrap_container
 
@@ -325,7 +348,6 @@ def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None 
             plain_kwargs[key], recorded_kwargs[key] = unwrap(value)
     frame = body_frame(outer)
     token = current.set(frame)
-    started = perf_counter()
     try:
         result = op.fn(*plain_args, **plain_kwargs)
         if type(result) not in ATOMIC:
@@ -335,7 +357,7 @@ def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None 
         raise failure(op, tuple(recorded), recorded_kwargs, reads, error, outer) from error
     finally:
         current.reset(token)
-    return link(result, op, tuple(recorded), recorded_kwargs, frame.external_reads(), outer, started=started)
+    return link(result, op, tuple(recorded), recorded_kwargs, frame.external_reads(), outer)
 
 
 def link(
@@ -346,10 +368,8 @@ def link(
     reads: tuple[Node, ...],
     outer: Frame | None,
     kind: type[Node] = Node,
-    started: float | None = None,
 ) -> Node:
     """The result node of an operator, in whatever scope: linked, or a leaf under ``no_trace``."""
-    seconds = 0.0 if started is None else perf_counter() - started
     node = _new(kind)
     _set_value(node, value)
     _set_snap(node, UNSET if type(value) in ATOMIC else snapshot(value))
@@ -361,8 +381,10 @@ def link(
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
-        if seconds > NOTED_SECONDS:
-            node._more().seconds = seconds
+        if "torch" in _modules:
+            mode = mode_now()
+            if mode is not PLAIN:
+                node._more().mode = mode
     else:
         _set_op(node, None)
         _set_args(node, ())
@@ -387,4 +409,6 @@ def failure(
     from trace_core.tracebacks import execution_error
 
     node: Any = link(error, op, args, kwargs, reads, outer, ExceptionNode)
+    if node.op is not None and (outer is None or outer.reads is None):
+        note_outcome(node, op, "error", error)
     return execution_error(op, node, error)

@@ -7,18 +7,18 @@ import operator
 import sys
 from collections import deque
 from functools import lru_cache
-from opcode import opmap
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trace_core._torch import STOCHASTIC
 from trace_core._values import ATOMIC, is_ndarray, is_tensor
 from trace_core.context import current
-from trace_core.errors import MutationError
+from trace_core.errors import MutationError, ReplayError
 from trace_core.guards import leave
+from trace_core.membership import looks_for_node
 from trace_core.node import Node, apply, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import FrameType
 
 
 class OperatorLike(Protocol):
@@ -104,18 +104,18 @@ UNARY: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def _method(item: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+def _method(item: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
     return getattr(item, name)(*args, **kwargs)
 
 
-def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
 def _copy(value: Any) -> Any:
     import copy
 
-    return copy.deepcopy(value)
+    return value.clone() if is_tensor(value) else copy.deepcopy(value)  # a tensor's copy keeps its gradient
 
 
 GETITEM = Operator("getitem", operator.getitem, "{0}[{1}]")
@@ -130,9 +130,25 @@ CONTAINS = Operator("contains", operator.contains, "{1} in {0}")
 ROUND = Operator("round", round, "round({0}, {1})")
 POW3 = Operator("pow", pow, "pow({0}, {1}, {2})")
 
+
+class _Changed(Operator):
+    """What a node's value became when somebody changed it in place between two uses."""
+
+    __slots__ = ()
+
+    def rerun(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:
+        """Refused: what changed the value is not in the graph."""
+        raise ReplayError(
+            "a value was changed in place between two uses, by what is not in the graph: run the workflow instead"
+        )
+
+
+CHANGED = _Changed("changed", lambda value: value, "changed({0})")
+
 #: Operators that a stored trace may name: rebuilding a trace from data can re-execute these and no others.
 BY_NAME: dict[str, Operator] = {op.name: op for op in (GETITEM, GETATTR, ITER, REVERSED, PACK, CLONE, CONTAINS, ROUND)}
 BY_NAME["pow3"] = POW3
+BY_NAME["changed"] = CHANGED
 
 
 _TRUSTED = ATOMIC - {type}  # classes may have operators of their own
@@ -184,23 +200,11 @@ def _equal(op: Operator) -> Callable[[Node, Any], Any]:
     record = _forward(op)
 
     def method(self: Node, other: Any) -> Any:
-        if isinstance(other, Node) and _in_membership_test(sys._getframe(1)):
+        if isinstance(other, Node) and looks_for_node(sys._getframe(1)):
             return self is other
         return record(self, other)
 
     return method
-
-
-def _in_membership_test(frame: FrameType) -> bool:
-    """Whether the running instruction is ``in``: ``node in nodes`` asks for that node, not for one with an equal value.
-
-    Only the interpreter knows that a list, and not the user, compares. Where it cannot be asked, values are compared.
-    """
-    position = frame.f_lasti
-    return position >= 0 and frame.f_code.co_code[position] == _CONTAINS_OP
-
-
-_CONTAINS_OP = opmap.get("CONTAINS_OP", -1)
 
 
 def _pow(self: Node, other: Any, modulo: Any = None) -> Node:
@@ -301,7 +305,13 @@ class BoundMethod:
         self._owner = owner
         self._name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Node:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Node:
+        if self._name in STOCHASTIC and is_tensor(self._owner._value):
+            from trace_core._random_ops import random_operator
+
+            return apply(
+                random_operator(METHOD, (self._owner, *args), kwargs), (self._owner, self._name, *args), kwargs
+            )
         return apply(METHOD, (self._owner, self._name, *args), kwargs)
 
     @property

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trace_core._unwrap import holds_nodes
-from trace_core._values import ATOMIC, ByReference
+from trace_core._values import ATOMIC
 from trace_core.graph import literal_inputs, node_kinds
 from trace_core.node import ExceptionNode, Node
 from trace_core.operators import CALL, METHOD, PACK, Operator
 from trace_core.parameter import Parameter, Version
-from trace_core.values import Changed, elide, render_value, same_value
+from trace_core.values import elide, now_and_then, render_value, same_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -70,16 +70,16 @@ class Program:
             wanted = downstream is None or node in downstream
             if isinstance(node, Version) and (names is None or node.parameter in names) and wanted:
                 self.variables[name] = node.parameter
-                self.values_of_variables[name] = node.recorded
+                self.values_of_variables[name] = now_and_then(node)
                 continue
             given = kinds[node] in ("input", "parameter")  # a leaf, or what depends on no parameter: its value counts
             if not given and node.op is not None:
                 self._lifted = self.inputs if wanted else {}
                 self._operation(node, name, show_value=wanted)
             if node in beside or (wanted and given):
-                self.inputs[name] = _now_and_then(node)
+                self.inputs[name] = now_and_then(node)
         self.output_name = self.names[trace.output]
-        self.output = trace.output.recorded
+        self.output = now_and_then(trace.output)
 
     def code(self) -> str:
         """The pseudo-program as one text: what two traces of the same path have in common."""
@@ -103,7 +103,7 @@ class Program:
             if not any(isinstance(read, Version) and self._shows_code(read, op) for read in reads):
                 self._document(op)
         if show_value and node is not self.trace.output:
-            self.values[name] = _now_and_then(node)
+            self.values[name] = now_and_then(node)
 
     def _document(self, op: Any) -> None:
         """Note what an operator does, in words; two that only share a name are both noted."""
@@ -217,13 +217,6 @@ def _forward_slice(trace: Trace, focus: Collection[Parameter]) -> tuple[set[Node
                 downstream.add(node)
                 beside.update(source for source in sources if source not in downstream)
     return downstream, beside
-
-
-def _now_and_then(node: Node) -> Any:
-    """The recorded value; where it was too big to be copied and is seen to have changed since, that is said."""
-    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
-        return Changed(node._value)
-    return node.recorded
 
 
 def _is_owner(name: str, value: Any) -> bool:

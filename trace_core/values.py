@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trace_core._values import is_ndarray, is_tensor
+from trace_core._values import ByReference, is_ndarray, is_tensor
+
+if TYPE_CHECKING:
+    from trace_core.node import Node
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SHOWN_ITEMS = 6
@@ -97,6 +100,13 @@ class Changed:
 
     def __repr__(self) -> str:
         return f"{render_value(self.value, 200)} (changed in place since it was used)"
+
+
+def now_and_then(node: Node) -> Any:
+    """The recorded value; where it was too big to be copied and is seen to have changed since, Changed says so."""
+    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
+        return Changed(node._value)
+    return node.recorded
 
 
 def same_value(left: Any, right: Any) -> bool:

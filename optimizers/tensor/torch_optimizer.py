@@ -53,7 +53,7 @@ class TorchOptimizer(Optimizer):
         self.torch_optimizer.step()
         self.steps += 1
         for parameter in self.parameters:
-            parameter.touch()  # type: ignore[attr-defined]
+            parameter.touch()
         proposal = Proposal({p: p.value for p in self.parameters}, reason=f"step {self.steps}")
         proposal.status = "applied"
         return proposal
