@@ -111,8 +111,8 @@ class Trace:
     def seconds(self) -> dict[Node, float]:
         """Wall-clock seconds of the bundles and modules that took at least 0.1 ms when they were recorded.
 
-        Single functions, coroutines, generators and nodes of stored traces have none. Work that a GPU does behind the program's back
-        counts where the program waits for it.
+        Single functions, coroutines, generators and nodes of stored traces have none. Work that a GPU does behind the
+        program's back counts where the program waits for it.
         """
         return {node: node._extra.seconds for node in self.nodes if node._extra is not None and node._extra.seconds}
 

@@ -107,7 +107,7 @@ def torch_stack(columns: Sequence[Any]) -> Any:
 def _column(losses: Any) -> Any:
     """Losses as a flat tensor of double precision. Raises FeedbackError if one is not finite."""
     torch = require("torch", extra="torch")
-    values = torch.as_tensor(losses).detach().to("cpu", torch.float64).flatten()
+    values = torch.as_tensor(losses, dtype=torch.float64).detach().cpu().flatten()
     if not bool(torch.isfinite(values).all()):
         raise FeedbackError("the oracle's loss at a moved target is not finite: expected finite losses")
     return values

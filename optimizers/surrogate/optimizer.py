@@ -221,7 +221,7 @@ class TargetSurrogate(Optimizer):
             parts.append(
                 Part(
                     replay,
-                    replay.start(start),
+                    replay.here(start),
                     reply.gradients[index],
                     reply.counts[index],
                     positive(reply.curvatures[index]) if self.curvature and reply.curvatures is not None else None,

@@ -118,6 +118,11 @@ class Oracle:
             reply = self._from_text(trace, targets)
         elif self.function is not None:
             reply = self._from_function(targets)
+        elif trace.output in targets:
+            raise OptimizerError(
+                "the feedback is on the target itself and says neither how its loss changes nor what should be: give "
+                "Feedback(gradient=...), oracle=..., llm=... with a text, or go backward from the loss"
+            )
         elif _differentiable(trace.output._value):
             reply = self._by_autograd(trace, targets)
         else:
@@ -198,11 +203,6 @@ class Oracle:
 
     def _by_differences(self, trace: Trace, targets: Sequence[Node]) -> Reply:
         base = trace.output._value
-        if any(target is trace.output for target in targets):
-            raise OptimizerError(
-                "the feedback is on the target itself and says neither how its loss changes nor what should be: give "
-                "Feedback(gradient=...), oracle=..., llm=... with a text, or go backward from the loss"
-            )
         if not _numeric(base):
             raise OptimizerError(
                 f"nothing can be learned from an output of type {type(base).__name__} with this feedback: expected a "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
-from trace_core._values import ByReference, is_ndarray, is_tensor
+from trace_core._values import is_ndarray, is_tensor
 from trace_core.errors import ReplayError
 from trace_core.graph import dependencies
-from trace_core.optimizers.surrogate._replay import TensorReplay
+from trace_core.nodes.tensor.replay import TensorReplay
+from trace_core.optimizers.base import OptimizerError
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
@@ -20,42 +21,39 @@ if TYPE_CHECKING:
 
 
 class Replay:
-    """parameters -> one target."""
+    """parameters -> one target; parameters that the target does not depend on may be among those given."""
 
     def __init__(self, trace: Trace, node: Node, parameters: Sequence[TensorParameter]) -> None:
         self._trace, self._node = trace, node
-        self._mine = set(parameters)
-        self._run = TensorReplay(trace, parameters=list(parameters), until=node)
+        try:
+            self._run = TensorReplay(trace, parameters, node)
+        except ReplayError as error:
+            raise OptimizerError(f"{trace.names()[node]} cannot be the target: {error}") from error
+        self._mine = set(self._run.parameters)
 
     def __call__(self, values: Mapping[TensorParameter, Any]) -> Any:
-        """The target for these values; those of parameters that are not in the trace are passed over."""
+        """The target for these values, differentiable."""
         return self._run({parameter: value for parameter, value in values.items() if parameter in self._mine})
 
-    def start(self, values: Mapping[TensorParameter, Any]) -> Any:
-        """The target as it is: what a run gives with the parameters unchanged.
+    def here(self, values: Mapping[TensorParameter, Any]) -> Any:
+        """The recorded target, without history.
 
-        That is what was recorded, or, where another optimizer has changed other tensors since, what they make of it.
-        Raises ReplayError if neither holds: then a run is no function of the parameters.
+        Raises ReplayError if a run with the parameters unchanged gives another: then it is no function of them.
         """
         torch = require("torch", extra="torch")
         recorded = self._node._value.detach()
         with torch.no_grad():
             now = self(values).detach()
         slack = 100 * torch.finfo(recorded.dtype).eps
-        if now.shape == recorded.shape and torch.allclose(now, recorded, rtol=slack, atol=slack * _size(recorded)):
+        size = float(recorded.abs().max()) if recorded.numel() else 0.0
+        if now.shape == recorded.shape and torch.allclose(now, recorded, rtol=slack, atol=slack * size):
             return recorded
-        if any(_changed(node) for node in _before(self._node)):
-            return now
         names = self._trace.names()
         raise ReplayError(
             f"running the trace again up to {names[self._node]} with unchanged parameters does not give the recorded "
             f"value (largest difference {float((now - recorded).abs().max()):.3g}): something in it is random or keeps "
             "a state in a way that cannot be put back. Make it a function of its inputs, or put it behind the target"
         )
-
-
-def _size(values: Any) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _before(node: Node) -> Iterable[Node]:
@@ -67,10 +65,6 @@ def _before(node: Node) -> Iterable[Node]:
             if source not in seen:
                 seen.add(source)
                 stack.append(source)
-
-
-def _changed(node: Node) -> bool:
-    return isinstance(node._snap, ByReference) and node._snap.changed(node._value) is True
 
 
 def examples(trace: Trace, nodes: Sequence[Node]) -> list[Any]:

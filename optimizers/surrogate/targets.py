@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: An upstream is cheap if it took at most this share of the time between parameters and feedback.
 CHEAP = 0.25
 #: Behind a cut that leaves no more than these to do there is nothing worth a question: they are known to be linear.
-_LINEAR = frozenset("add sub neg pos mean sum getitem reshape view squeeze stack cat".split())
+_LINEAR = frozenset(["add", "sub", "neg", "pos", "mean", "sum", "getitem", "reshape", "view", "squeeze", "stack"])
 _WIDEST = 256
 
 Target: TypeAlias = "Node | str | Any"
@@ -162,19 +162,27 @@ def _active(trace: Trace, parameters: set[Parameter]) -> dict[Node, set[Node]]:
 
 
 def _frontiers(trace: Trace, active: dict[Node, set[Node]]) -> list[tuple[Node, ...]]:
-    """For each place in the order, the nodes before it that something behind it needs; the last place first."""
-    order = list(active)
-    last_use = {node: index for index, user in enumerate(order) for node in active[user]}
-    last_use[trace.output] = len(order)
+    """Cuts, the nearest to the feedback first: at each place of an order, what is before it and needed behind it.
+
+    Of the many orders in which the nodes could have come, two are looked at: the recorded one, and the one in which
+    each comes as soon as it can, where parameters are used up early.
+    """
+    depth: dict[Node, int] = {}
+    for node, sources in active.items():
+        depth[node] = 1 + max((depth[source] for source in sources), default=0)
     found: dict[frozenset[Node], tuple[Node, ...]] = {}
-    alive: list[Node] = []
-    for index, node in enumerate(order):
-        alive = [earlier for earlier in alive if last_use[earlier] > index]
-        if last_use.get(node, -1) > index:
-            alive.append(node)
-        if len(alive) <= _WIDEST and not any(isinstance(member, Version) for member in alive):
-            found[frozenset(alive)] = tuple(alive)
-    return list(reversed(found.values()))
+    for order in (list(active), sorted(active, key=depth.__getitem__)):
+        last_use = {node: index for index, user in enumerate(order) for node in active[user]}
+        last_use[trace.output] = len(order)
+        alive: list[Node] = []
+        for index, node in enumerate(order):
+            alive = [earlier for earlier in alive if last_use[earlier] > index]
+            if last_use.get(node, -1) > index:
+                alive.append(node)
+            if len(alive) <= _WIDEST and not any(isinstance(member, Version) for member in alive):
+                found.setdefault(frozenset(alive), tuple(alive))
+    sizes = {key: len(_upstream(nodes, active)) for key, nodes in found.items()}
+    return [found[key] for key in sorted(found, key=sizes.__getitem__, reverse=True)]
 
 
 def _judge(trace: Trace, nodes: tuple[Node, ...], active: dict[Node, set[Node]], named: bool = False) -> Cut:
