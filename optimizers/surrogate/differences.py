@@ -96,7 +96,7 @@ class Differences:
             return self.size
         torch = require("torch", extra="torch")
         scale = max(1.0, float(target.square().mean().sqrt()))
-        return scale * float(torch.finfo(target.dtype).eps) ** (1 / 3)
+        return float(scale * torch.finfo(target.dtype).eps ** (1 / 3))
 
 
 def torch_stack(columns: Sequence[Any]) -> Any:

@@ -129,8 +129,8 @@ class LineSearch:
     than ``loss - c * eta * descent``. Every trial is one more question to the oracle, about a loss.
     """
 
-    start: float = 1.0
-    c: float = 0.5
+    start: float = 10.0
+    c: float = 0.1
     expand: float = 1.8
     shrink: float = 0.9
     low: float = 1e-4
@@ -217,12 +217,15 @@ RULES: dict[str, Callable[[], EtaRule]] = {
 }
 
 
-def eta_rule(given: float | str | EtaRule) -> EtaRule:
-    """A rule from a number (constant), a name or a rule. Raises OptimizerError, listing the names."""
+def eta_rule(given: float | str | EtaRule, newton: bool = False) -> EtaRule:
+    """A rule from a number (constant), a name or a rule. Raises OptimizerError, listing the names.
+
+    With ``newton``, a line search by name looks at shares of a whole step: 1 is the first and the largest.
+    """
     if isinstance(given, str):
         if given not in RULES:
             raise OptimizerError(f"eta must be a number, a rule or one of {', '.join(RULES)}; got {given!r}")
-        return RULES[given]()
+        return LineSearch(start=1.0, high=1.0) if newton and given == "line-search" else RULES[given]()
     if isinstance(given, int | float):
         if not (given > 0 and math.isfinite(given)):
             raise OptimizerError(f"eta must be a positive number, got {given}")

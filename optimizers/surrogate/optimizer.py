@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.surrogate.eta import EtaRule
     from trace_core.optimizers.surrogate.inner import Inner
     from trace_core.optimizers.surrogate.oracles import OracleCalls, Reply
+    from trace_core.parameter import Parameter
     from trace_core.trace import Trace
 
 
@@ -94,7 +95,7 @@ class TargetSurrogate(Optimizer):
             raise OptimizerError(f"reduction must be 'auto', 'mean' or 'sum', got {reduction!r}")
         self.target = target
         self.inner = inner_solver(inner, inner_steps, inner_lr)
-        self.eta = eta_rule(eta)
+        self.eta = eta_rule(eta, newton=curvature is not None)
         self.curvature = curvature
         self.geometry = geometry_named(geometry)
         if curvature is not None and geometry != "euclidean":
@@ -134,9 +135,16 @@ class TargetSurrogate(Optimizer):
         not kept.
         """
         trace = self._traced(output, feedback)
+        self.ask(trace, curvature=curvature)
+        return trace.deposit()
+
+    def ask(self, trace: Trace, *, curvature: Any = None) -> None:
+        """What ``backward`` does with a trace that others cut: ask the oracle, once.
+
+        Gradients need autograd's graph, so this comes before another optimizer's backward pass that frees it.
+        """
         if any(parameter in self.names for parameter in trace.parameters):
             self._ask(trace, curvature)
-        return trace.deposit()
 
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
         """The minimum of the surrogate; of ``n``, each further one with half the step of the target of the one before.
@@ -242,7 +250,7 @@ class TargetSurrogate(Optimizer):
         end = surrogate.value(values)
         kinds = ", ".join(dict.fromkeys(reply.kind for reply in replies))
         reason = f"step {self.steps}: {kinds}; eta {eta:.3g}; surrogate 0 -> {end:.3g} in {surrogate.replays} runs"
-        changed = {
+        changed: dict[Parameter, Any] = {
             parameter: value
             for parameter, value, before in zip(surrogate.parameters, values, surrogate.start, strict=True)
             if not torch.equal(value, before)

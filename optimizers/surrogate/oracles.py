@@ -70,6 +70,7 @@ class Reply:
         counts: over how many terms the loss is averaged, for each target.
         curvatures: diagonal second derivatives, for each target.
         goals: where the targets should be, instead of a gradient.
+        base: the loss at the targets; None if it is not known.
         loss: the loss at other targets, if it can be had.
         dropped: what a language model proposed and was refused.
     """
@@ -79,6 +80,7 @@ class Reply:
     counts: list[int]
     curvatures: list[Any] | None = None
     goals: list[Any] | None = None
+    base: float | None = None
     loss: Callable[[Sequence[Any]], float] | None = None
     dropped: list[Dropped] = field(default_factory=list)
 
@@ -165,12 +167,8 @@ class Oracle:
         )
         single = trace.output._value.numel() == 1
         counts = [self._count(v, averaged_over(trace.output._value, v) if single else 1) for v in values]
-        reply = Reply(
-            "autograd",
-            [g.detach() for g in gradients],
-            counts,
-            loss=lambda moved: self._replayed(trace, targets, moved),
-        )
+        detached, base = [gradient.detach() for gradient in gradients], float(loss.detach())
+        reply = Reply("autograd", detached, counts, base=base, loss=lambda z: self._replayed(trace, targets, z))
         if self.curvature:
             reply.curvatures = [diagonal(g, v) for g, v in zip(gradients, values, strict=True)]
         return reply
@@ -189,7 +187,8 @@ class Oracle:
         if answer.gradient is not None:
             self.calls.gradients += 1
             curvatures = None if answer.curvature is None else [_like(answer.curvature, here, "curvature")]
-            return Reply("oracle", [_like(answer.gradient, here, "gradient")], [count], curvatures, loss=loss)
+            known = None if answer.loss is None and answer.losses is None else _total(answer)
+            return Reply("oracle", [_like(answer.gradient, here, "gradient")], [count], curvatures, None, known, loss)
         self.calls.losses += 1
 
         def losses(moved: Sequence[Any]) -> Any:
@@ -199,9 +198,11 @@ class Oracle:
 
         base = answer.loss if answer.losses is None else answer.losses
         kind, gradients = self.differences(losses, [here], base)
-        return Reply(f"oracle, {kind}", gradients, [count if answer.losses is None else 1], loss=loss)
+        counts = [count if answer.losses is None else 1]
+        return Reply(f"oracle, {kind}", gradients, counts, None, None, _total(answer), loss)
 
     def _by_differences(self, trace: Trace, targets: Sequence[Node]) -> Reply:
+        torch = require("torch", extra="torch")
         base = trace.output._value
         if not _numeric(base):
             raise OptimizerError(
@@ -217,7 +218,8 @@ class Oracle:
         here = [target._value.detach() for target in targets]
         kind, gradients = self.differences(lambda moved: self._replayed_output(trace, targets, moved), here, base)
         counts = [self._count(value) for value in here]
-        return Reply(kind, gradients, counts, loss=lambda moved: self._replayed(trace, targets, moved))
+        total = float(torch.as_tensor(base).sum())
+        return Reply(kind, gradients, counts, None, None, total, lambda moved: self._replayed(trace, targets, moved))
 
     def _from_text(self, trace: Trace, targets: Sequence[Node]) -> Reply:
         torch = require("torch", extra="torch")
@@ -252,7 +254,7 @@ class Oracle:
 
     def _replayed(self, trace: Trace, targets: Sequence[Node], moved: Sequence[Any]) -> float:
         output = self._replayed_output(trace, targets, moved)
-        return float(output.sum() if hasattr(output, "sum") else output)
+        return float(require("torch", extra="torch").as_tensor(output).sum())
 
     def _count(self, target: Any, found: int = 1) -> int:
         if self.reduction == "auto":

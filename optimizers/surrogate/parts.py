@@ -80,10 +80,13 @@ def position(
     if all(reply.loss is not None for _, reply in groups):
 
         def loss(eta: float) -> float:
-            return sum(
-                reply.loss([part.moved(eta, geometry) if eta else part.here for part in some])  # type: ignore[misc]
-                for some, reply in groups
-            )
+            total = 0.0
+            for some, reply in groups:
+                if eta == 0.0 and reply.base is not None:
+                    total += reply.base
+                elif reply.loss is not None:
+                    total += reply.loss([part.moved(eta, geometry) if eta else part.here for part in some])
+            return total
 
     return Position(
         step,

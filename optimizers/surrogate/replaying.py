@@ -39,11 +39,18 @@ class Replay:
         """The recorded target, without history.
 
         Raises ReplayError if a run with the parameters unchanged gives another: then it is no function of them.
+        Raises OptimizerError if no gradient reaches it in a run.
         """
         torch = require("torch", extra="torch")
         recorded = self._node._value.detach()
-        with torch.no_grad():
-            now = self(values).detach()
+        with torch.enable_grad():
+            now = self({parameter: value.clone().requires_grad_() for parameter, value in values.items()})
+        if not now.requires_grad:
+            raise OptimizerError(
+                f"{self._trace.names()[self._node]} cannot be the target: no gradient reaches it from the parameters when "
+                "it is run again. Run the workflow without torch.no_grad(), or name a target nearer to the parameters"
+            )
+        now = now.detach()
         slack = 100 * torch.finfo(recorded.dtype).eps
         size = float(recorded.abs().max()) if recorded.numel() else 0.0
         if now.shape == recorded.shape and torch.allclose(now, recorded, rtol=slack, atol=slack * size):

@@ -76,7 +76,8 @@ class TextTarget:
         )
         schema = _schema(names)
         messages: list[Any] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        goal, dropped, requests = dict(current), [], 0
+        goal, requests = dict(current), 0
+        dropped: list[Dropped] = []
         for _ in range(1 + self.repairs):
             requests += 1
             completion = self.llm.complete(messages, schema=schema)
@@ -138,10 +139,11 @@ def _schema(names: Sequence[str]) -> type[BaseModel]:
     from pydantic import ConfigDict, Field, create_model
 
     closed = ConfigDict(extra="forbid")
+    entry: Any = Literal[tuple(names)]
     change: Any = create_model(
         "Change",
         __config__=closed,
-        entry=(Literal[tuple(names)], Field(description="Name of the entry.")),
+        entry=(entry, Field(description="Name of the entry.")),
         value=(float, Field(description="What it should be.")),
     )
     made: type[BaseModel] = create_model(
