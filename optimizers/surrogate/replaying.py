@@ -47,8 +47,8 @@ class Replay:
             now = self({parameter: value.clone().requires_grad_() for parameter, value in values.items()})
         if not now.requires_grad:
             raise OptimizerError(
-                f"{self._trace.names()[self._node]} cannot be the target: no gradient reaches it from the parameters when "
-                "it is run again. Run the workflow without torch.no_grad(), or name a target nearer to the parameters"
+                f"{self._trace.names()[self._node]} cannot be the target: no gradient reaches it when it is run again. "
+                "Run the workflow without torch.no_grad(), or name a target nearer to the parameters"
             )
         now = now.detach()
         slack = 100 * torch.finfo(recorded.dtype).eps
