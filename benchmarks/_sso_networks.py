@@ -101,7 +101,7 @@ def digits_rows(quick: bool) -> Iterator[Row]:
 
 # ---- a pendulum that is to be swung up as a controller does it
 
-ROUNDS, LENGTH = 25, 200
+ROUNDS, LENGTH = 60, 200
 
 
 def expert(states: Any) -> Any:
