@@ -27,19 +27,17 @@ class Extra:
         seconds: what the operator took, if that was worth noting.
     """
 
-    __slots__ = ("description", "guards", "inner", "kwargs", "later", "mode", "name", "reads", "seconds", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.name: str | None = None
-        self.description: str | None = None
-        self.mode: Any = None
-        self.later: Node | None = None
-        self.guards: dict[Any, Any] | None = None
-        self.watchers: list[Node] | None = None
-        self.seconds = 0.0
+    # Defaults of the class: an instance is made for many operators and stores what it has.
+    kwargs: dict[str, Any] | None = None
+    reads: tuple[Node, ...] = ()
+    inner: Any = None
+    name: str | None = None
+    description: str | None = None
+    mode: Any = None
+    later: Node | None = None
+    guards: dict[Any, Any] | None = None
+    watchers: list[Node] | None = None
+    seconds: float = 0.0
 
 
 def note_seconds(node: Node, started: float) -> None:

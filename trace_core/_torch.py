@@ -35,11 +35,30 @@ PLAIN = Mode()
 
 def mode_now() -> Mode:
     """The present mode."""
+    if is_default_mode():
+        return PLAIN
     torch: Any = sys.modules["torch"]
     grad: bool = torch.is_grad_enabled()
     if not torch._C._is_any_autocast_enabled():
-        return PLAIN if grad else Mode(False)
+        return Mode(grad)
     return Mode(grad, tuple((d, torch.get_autocast_dtype(d)) for d in _DEVICES if _autocast_on(torch, d)))
+
+
+def is_default_mode() -> bool:
+    """Whether autograd records and autocast is off. torch must be loaded."""
+    return _is_grad_enabled() and not _is_autocast_on()
+
+
+def _first_is_grad_enabled() -> bool:
+    """Looks torch's functions up, and stands aside: they are asked at every operator."""
+    global _is_grad_enabled, _is_autocast_on
+    torch: Any = sys.modules["torch"]
+    _is_grad_enabled, _is_autocast_on = torch.is_grad_enabled, torch._C._is_any_autocast_enabled
+    return _is_grad_enabled()
+
+
+_is_grad_enabled: Callable[[], bool] = _first_is_grad_enabled
+_is_autocast_on: Callable[[], bool] = bool
 
 
 def autocast_now() -> bool:

@@ -14,6 +14,18 @@ MAX_ELEMENTS: Final = 10_000
 MAX_BYTES: Final = 1 << 16
 
 
+#: torch.Tensor and torch.nn.Parameter, once torch is in use: their operators run no code of users.
+PLAIN_TENSORS: Final[set[type]] = set()
+#: Other types of arguments that torch's functions take: they cannot change and hold no nodes.
+PLAIN_ARGUMENTS: Final[set[type]] = set()
+
+
+def _note_torch() -> None:
+    torch: Any = sys.modules["torch"]
+    PLAIN_TENSORS.update((torch.Tensor, torch.nn.Parameter))
+    PLAIN_ARGUMENTS.update((torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format))
+
+
 class Unset:
     """Says that a node's value needed no snapshot: it cannot change."""
 
@@ -59,10 +71,11 @@ _BY_VERSION: Final = [ByReference(version) for version in range(64)]  # nearly a
 def tensor_mark(tensor: Any) -> ByReference:
     """The mark for a tensor. Reads its change counter, no data."""
     try:
-        version: int = tensor._version
+        return _BY_VERSION[tensor._version]
+    except IndexError:
+        return ByReference(tensor._version)
     except RuntimeError:  # inference tensors keep no counter
         return REFERENCE
-    return _BY_VERSION[version] if version < 64 else ByReference(version)
 
 
 class Released:
@@ -122,11 +135,20 @@ def without_history(value: Any) -> Any:
     return value.detach() if is_tensor(value) else value
 
 
+def copy_of_tensor(value: Any) -> Any:
+    """A tensor with memory of its own; any other value as it is."""
+    return value.detach().clone() if is_tensor(value) else value
+
+
 def snapshot(value: Any) -> Any:
     """UNSET if the value cannot change, a copy if it is small plain data, else a ByReference mark."""
     if type(value) in ATOMIC:
         return UNSET
+    if type(value) in PLAIN_TENSORS:
+        return tensor_mark(value)
     if is_tensor(value):
+        if not PLAIN_TENSORS:
+            _note_torch()
         return tensor_mark(value)
     try:
         copied = _copy(value, [MAX_ELEMENTS])
@@ -167,7 +189,7 @@ def _same(value: Any, kept: Any) -> bool:
     if isinstance(value, dict):
         return value.keys() == kept.keys() and all(_same(item, kept[key]) for key, item in value.items())
     if is_ndarray(value):
-        return value.shape == kept.shape and value.tobytes() == kept.tobytes()
+        return bool(value.shape == kept.shape and value.tobytes() == kept.tobytes())
     if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
         from trace_core._unwrap import record_fields
 

@@ -10,7 +10,7 @@ import operator
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from trace_core._values import ATOMIC
+from trace_core._values import ATOMIC, is_tensor
 from trace_core.context import current
 from trace_core.errors import ReplayError
 
@@ -26,6 +26,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "complex": complex,
     "index": operator.index,
+    "shape": lambda value: tuple(value.shape),
     "error": lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 }
 _lock = allocate_lock()
@@ -47,8 +48,44 @@ def leave(node: Node, how: str) -> Any:
 
         raise failure(Operator(how, _CONVERT[how]), (read,), None, (), error, frame) from error
     if frame is None or frame.reads is None:  # inside an operator's body the question is asked again by a replay
-        _remember(read, how, answer)
+        if how == "len" and is_tensor(read._value):
+            note_shape(read, read._value)
+        else:
+            _remember(read, how, answer)
     return answer
+
+
+#: Operators whose results have a shape that depends on the data.
+_DATA_SHAPED = frozenset({"argwhere", "getitem", "masked_select", "method", "nonzero", "unique", "unique_consecutive"})
+
+
+def note_shape(node: Node, value: Any) -> None:
+    """Remember that the shape of a tensor was looked at.
+
+    It is asked again at that node. Only where it depends on data do the nodes it was made of remember it as well: this
+    links them in a cycle, and would keep their tensors until the next collection.
+    """
+    op = node.op
+    if op is None:
+        return
+    frame = current.get()
+    if frame is not None and frame.reads is not None:
+        return
+    if op.name in _DATA_SHAPED and _is_data_shaped(node):
+        _remember(node, "shape", tuple(value.shape))
+        return
+    extra = node._more()
+    if extra.guards is None:
+        extra.guards = {}
+    extra.guards["shape"] = tuple(value.shape)
+
+
+def _is_data_shaped(node: Node) -> bool:
+    from trace_core.graph import dependencies
+
+    if node.op is not None and node.op.name == "getitem":
+        return any(str(getattr(source._value, "dtype", "")) == "torch.bool" for source in dependencies(node))
+    return node.op is not None and (node.op.name != "method" or node.args[1] in _DATA_SHAPED)
 
 
 def note_outcome(node: Node, op: Any, how: str, value: Any) -> None:

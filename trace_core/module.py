@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trace_core._bound import BoundBundle
 from trace_core._unwrap import is_record, record_fields
+from trace_core._values import copy_of_tensor, without_history
 from trace_core.bundle import CODE_SLOT, Bundle
 from trace_core.errors import StateError
 from trace_core.node import Node
@@ -57,9 +58,19 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_feedback()
 
+    def named_buffers(self) -> Iterator[tuple[str, Any]]:
+        """(dotted path, tensor) of what is saved and not optimized: the persistent buffers of torch modules inside."""
+        for path, module in _modules_in(self, "", {id(self)}):
+            if type(module).named_buffers is not Module.named_buffers:
+                yield from ((f"{path}.{name}", buffer) for name, buffer in module.named_buffers())
+
     def state_dict(self) -> dict[str, Any]:
-        """The current value of each parameter by dotted path."""
-        return {path: parameter.value for path, parameter in self.named_parameters()}
+        """The current value of each parameter and buffer by dotted path. Tensors are copies, without gradients."""
+        return {path: copy_of_tensor(value) for path, value in self._state().items()}
+
+    def _state(self) -> dict[str, Any]:
+        values = {path: without_history(parameter.value) for path, parameter in self.named_parameters()}
+        return values | dict(self.named_buffers())
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Set the parameters from ``state_dict`` values. All or nothing: if one is refused, none is changed.
@@ -69,13 +80,13 @@ class Module:
         """
         from trace_core.state import load
 
-        load(dict(self.named_parameters()), state, strict)
+        load(dict(self.named_parameters()), dict(self.named_buffers()), state, strict)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state: JSON, and arrays or tensors to a safetensors file beside it. Never pickle."""
         from trace_core.state import write
 
-        write(self.state_dict(), path)
+        write(self._state(), path)
 
     def load(self, path: str | PathLike[str], *, strict: bool = True) -> None:
         """Read what ``save`` wrote; see ``load_state_dict``."""
@@ -140,6 +151,23 @@ def _visit(value: Any, path: str, seen: set[int], parameters: set[Parameter]) ->
         seen.add(id(value))
         for key, item in items:
             yield from _visit(item, f"{path}.{key}", seen, parameters)
+
+
+def _modules_in(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+    """(dotted path, module) of the modules inside, each once."""
+    pending = list(_attributes(owner))[::-1]
+    while pending:
+        name, value = pending.pop()
+        if id(value) in seen:
+            continue
+        if getattr(type(value), "__trace_core_module__", False):
+            seen.add(id(value))
+            yield f"{path}{name}", value
+            if type(value).named_parameters is Module.named_parameters:
+                yield from _modules_in(value, f"{path}{name}.", seen)
+        elif not isinstance(value, Node) and (items := _items(value)) is not None:
+            seen.add(id(value))
+            pending += [(f"{name}.{key}", item) for key, item in items][::-1]
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]] | None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from sys import modules as _modules
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
 from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
-from trace_core._torch import PLAIN, mode_now
+from trace_core._torch import is_default_mode, mode_now
 from trace_core._values import (
     ATOMIC,
+    PLAIN_TENSORS,
     UNSET,
     ByReference,
     Released,
     changed_since,
     is_ndarray,
+    is_tensor,
     snapshot,
     without_history,
 )
@@ -225,11 +226,6 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     # ---- recorded protocols that are not in the operator table
 
-    def __getattr__(self, attribute: str) -> Any:
-        from trace_core.operators import get_attribute
-
-        return get_attribute(self, attribute)
-
     def __iter__(self) -> Iterator[Any]:
         from trace_core.operators import iterate
 
@@ -322,6 +318,10 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     if kind is bytearray or is_ndarray(value):
         kept = snapshot(value)
         return value, value if isinstance(kept, ByReference) else kept
+    if is_tensor(value):  # a node tells if it is changed in place later
+        from trace_core._fast import leaf
+
+        return value, leaf(value)
     return value, value
 
 
@@ -381,10 +381,8 @@ def link(
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
-        if "torch" in _modules:
-            mode = mode_now()
-            if mode is not PLAIN:
-                node._more().mode = mode
+        if PLAIN_TENSORS and not is_default_mode():
+            node._more().mode = mode_now()
     else:
         _set_op(node, None)
         _set_args(node, ())

@@ -9,8 +9,10 @@ from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trace_core._fast import METADATA, TENSOR_VALUED, metadata, run_binary, run_method
+from trace_core._fast import run as run_fast
 from trace_core._torch import STOCHASTIC
-from trace_core._values import ATOMIC, is_ndarray, is_tensor
+from trace_core._values import ATOMIC, PLAIN_TENSORS, is_ndarray, is_tensor
 from trace_core.context import current
 from trace_core.errors import MutationError, ReplayError
 from trace_core.guards import leave
@@ -161,6 +163,10 @@ def _forward(op: Operator) -> Callable[[Node, Any], Node]:
         if current.get() is not None:
             return apply(op, (self, other))
         left = self if type(self) is Node else self._read(None)
+        if type(left._value) in PLAIN_TENSORS:
+            if self is not left or left._value._version == left._snap.version:
+                return run_binary(op, fn, left, other)
+            return apply(op, (self, other))
         kind = type(other)
         if kind is Node:
             operand = other._value
@@ -184,6 +190,8 @@ def _forward(op: Operator) -> Callable[[Node, Any], Node]:
 
 def _backward(op: Operator) -> Callable[[Node, Any], Node]:
     def method(self: Node, other: Any) -> Node:
+        if PLAIN_TENSORS and current.get() is None and type(self._value) in PLAIN_TENSORS:
+            return run_fast(op, op.fn, (other, self), None)
         return apply(op, (other, self))
 
     return method
@@ -191,6 +199,8 @@ def _backward(op: Operator) -> Callable[[Node, Any], Node]:
 
 def _unary(op: Operator) -> Callable[[Node], Node]:
     def method(self: Node) -> Node:
+        if PLAIN_TENSORS and current.get() is None and type(self._value) in PLAIN_TENSORS:
+            return run_fast(op, op.fn, (self,), None)
         return apply(op, (self,))
 
     return method
@@ -207,37 +217,15 @@ def _equal(op: Operator) -> Callable[[Node, Any], Any]:
     return method
 
 
-def _pow(self: Node, other: Any, modulo: Any = None) -> Node:
-    return apply(BY_NAME["pow"], (self, other)) if modulo is None else apply(POW3, (self, other, modulo))
+def _pow(record: Callable[[Node, Any], Node]) -> Callable[..., Node]:
+    def method(self: Node, other: Any, modulo: Any = None) -> Node:
+        return record(self, other) if modulo is None else apply(POW3, (self, other, modulo))
+
+    return method
 
 
 def _round(self: Node, digits: Any = None) -> Node:
     return apply(ROUND, (self,) if digits is None else (self, digits))
-
-
-def _install() -> None:
-    """Give Node its methods, from the table."""
-
-    def put(dunder: str, method: Any) -> None:
-        method.__name__ = dunder
-        method.__qualname__ = f"Node.{dunder}"
-        setattr(Node, dunder, method)
-
-    for name, (function, form) in {**BINARY, **COMPARE}.items():
-        op = BY_NAME[name] = Operator(name, function, form)
-        put(f"__{name}__", _equal(op) if name == "eq" else _forward(op))
-        if name in BINARY:
-            put(f"__r{name}__", _backward(op))
-    for name, (unary, form) in UNARY.items():
-        BY_NAME[name] = Operator(name, unary, form)
-        put(f"__{name}__", _unary(BY_NAME[name]))
-    put("__getitem__", _forward(GETITEM))
-    put("__reversed__", _unary(REVERSED))
-    put("__pow__", _pow)
-    put("__round__", _round)
-
-
-_install()
 
 
 # ---- attributes and methods of the value
@@ -293,6 +281,7 @@ MUTATING: Mapping[type, Mapping[str, str]] = {
 _NDARRAY_MUTATING = frozenset(
     {"fill", "sort", "partition", "put", "resize", "itemset", "setfield", "setflags", "byteswap"}
 )
+_tensor_methods: set[str] = set()  # methods of tensors that do not write in place
 _DELIBERATELY_ABSENT = ("_repr_", "_ipython_", "_pytest")
 
 
@@ -306,13 +295,16 @@ class BoundMethod:
         self._name = name
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Node:
-        if self._name in STOCHASTIC and is_tensor(self._owner._value):
-            from trace_core._random_ops import random_operator
+        owner, name = self._owner, self._name
+        if PLAIN_TENSORS and type(owner._value) in PLAIN_TENSORS:
+            if name in STOCHASTIC:
+                from trace_core._random_ops import random_operator
 
-            return apply(
-                random_operator(METHOD, (self._owner, *args), kwargs), (self._owner, self._name, *args), kwargs
-            )
-        return apply(METHOD, (self._owner, self._name, *args), kwargs)
+                inputs = (owner, name, *args)
+                return apply(random_operator(METHOD, inputs, kwargs), inputs, kwargs)
+            if current.get() is None:
+                return run_method(METHOD, owner, name, args, kwargs)
+        return apply(METHOD, (owner, name, *args), kwargs)
 
     @property
     def value(self) -> Any:
@@ -329,12 +321,19 @@ class BoundMethod:
 
 
 def get_attribute(node: Node, name: str) -> Any:
-    """Attribute access on a node: a method to call, or the attribute as a node."""
+    """Attribute access on a node: a method to call, or the attribute as a node; of tensors, plain metadata."""
+    if name in _tensor_methods and type(node) is Node and type(node._value) in PLAIN_TENSORS:
+        return BoundMethod(node, name)
     if (name.startswith("__") and name.endswith("__")) or name.startswith(_DELIBERATELY_ABSENT):
         raise AttributeError(f"{type(node).__name__} has no attribute {name!r}")
     frame = current.get()
     read = node if frame is None else node._read(frame)
     value = read._value
+    if type(value) in PLAIN_TENSORS:
+        if name in METADATA:
+            return metadata(read, value, name)
+        if name in TENSOR_VALUED and frame is None:
+            return run_fast(GETATTR, getattr, (node, name), None)
     try:
         attribute = getattr(value, name)
     except Exception:
@@ -344,6 +343,8 @@ def get_attribute(node: Node, name: str) -> Any:
         return attribute
     if callable(attribute):
         _refuse_mutation(value, name)
+        if type(value) in PLAIN_TENSORS:
+            _tensor_methods.add(name)
         return BoundMethod(node, name)
     return apply(GETATTR, (node, name))
 
@@ -380,3 +381,29 @@ def iterate(node: Node) -> Iterator[Any]:
     count = leave(source, "len")
     for index in range(count):
         yield apply(GETITEM, (source, index))
+
+
+def _install() -> None:
+    """Give Node its methods, from the table."""
+
+    def put(dunder: str, method: Any) -> None:
+        method.__name__ = dunder
+        method.__qualname__ = f"Node.{dunder}"
+        setattr(Node, dunder, method)
+
+    for name, (function, form) in {**BINARY, **COMPARE}.items():
+        op = BY_NAME[name] = Operator(name, function, form)
+        put(f"__{name}__", _equal(op) if name == "eq" else _forward(op))
+        if name in BINARY:
+            put(f"__r{name}__", _backward(op))
+    for name, (unary, form) in UNARY.items():
+        BY_NAME[name] = Operator(name, unary, form)
+        put(f"__{name}__", _unary(BY_NAME[name]))
+    put("__getitem__", _forward(GETITEM))
+    put("__reversed__", _unary(REVERSED))
+    Node.__getattr__ = get_attribute  # type: ignore[method-assign]
+    put("__pow__", _pow(_forward(BY_NAME["pow"])))
+    put("__round__", _round)
+
+
+_install()

@@ -63,11 +63,17 @@ class Program:
         self.values_of_variables: dict[str, Any] = {}
         self._taken = set(self.names.values())
         self._lifted = self.inputs  # where literals go
+        folded = _groups(trace, names, self._taken)
+        self.names.update({node: name for node, (name, _) in folded.items()})
         kinds = node_kinds(trace)
         downstream, beside = _forward_slice(trace, focus) if focus else (None, set[Node]())
         for node in trace.nodes:
             name = self.names[node]
             wanted = downstream is None or node in downstream
+            if node in folded:
+                if wanted or node in beside:
+                    self.inputs[name] = folded[node][1]
+                continue
             if isinstance(node, Version) and (names is None or node.parameter in names) and wanted:
                 self.variables[name] = node.parameter
                 self.values_of_variables[name] = now_and_then(node)
@@ -199,6 +205,56 @@ class Program:
         if error and error not in said:
             return f"{said}\n{error}" if said else error
         return said
+
+
+class _Group:
+    """What stands for the parameters of a module that are not looked at one by one."""
+
+    def __init__(self, parameters: Collection[Parameter]) -> None:
+        self.count = len(parameters)
+        self.numbers = sum(parameter._current._value.numel() for parameter in parameters)
+
+    def __repr__(self) -> str:
+        return f"{self.count:,} weights, {_short(self.numbers)} numbers"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Group) and repr(self) == repr(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _short(number: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+_FOLDED = 8  # a module with more weights is one line, even if nobody says which parameters count
+
+
+def _groups(trace: Trace, names: Mapping[Parameter, str] | None, taken: set[str]) -> dict[Node, tuple[str, _Group]]:
+    """The name and the text that stand for weights of modules that are told of together."""
+    from trace_core.names import identifier
+
+    members: dict[Any, list[Version]] = {}
+    for version in trace.versions:
+        group = getattr(version.parameter, "group", None)
+        if group is not None and (names is None or version.parameter not in names):
+            members.setdefault(group, []).append(version)
+    found: dict[Node, tuple[str, _Group]] = {}
+    for group, versions in members.items():
+        parameters = dict.fromkeys(version.parameter for version in versions)
+        if names is None and len(parameters) <= _FOLDED:
+            continue
+        base = name = f"{identifier(group.name)}_weights"
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        found.update(dict.fromkeys(versions, (name, _Group(parameters))))
+    return found
 
 
 def _forward_slice(trace: Trace, focus: Collection[Parameter]) -> tuple[set[Node], set[Node]]:

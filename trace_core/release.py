@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trace_core._unwrap import is_record, record_fields, replace_fields
+from trace_core._unwrap import is_record, map_nodes, record_fields
 from trace_core._values import ATOMIC, UNSET, Released, is_tensor
 from trace_core.graph import node_kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trace_core.node import Node
     from trace_core.trace import Trace
 
@@ -69,30 +67,4 @@ def is_released(value: Any) -> bool:
 
 def without_tensors(value: Any) -> Any:
     """``value`` with Released marks for tensors at any depth of plain containers; itself if there are none."""
-    return map_tensors(value, Released)
-
-
-def map_tensors(value: Any, change: Callable[[Any], Any]) -> Any:
-    """``value`` with ``change(tensor)`` for tensors at any depth of plain containers; itself if there are none."""
-    if type(value) in ATOMIC:
-        return value
-    if is_tensor(value):
-        return change(value)
-    if isinstance(value, dict):
-        new = {key: map_tensors(item, change) for key, item in value.items()}
-        return value if all(new[key] is item for key, item in value.items()) else new
-    if isinstance(value, list | tuple):
-        items = [map_tensors(item, change) for item in value]
-        if all(a is b for a, b in zip(items, value, strict=True)):
-            return value
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*items)
-        if isinstance(value, tuple) and type(value) is not tuple and not hasattr(value, "n_fields"):
-            return tuple(items)
-        return type(value)(items)  # also the named results of torch.max and the like
-    if is_record(type(value)) and not isinstance(value, type):
-        fields = record_fields(value)
-        new = {name: map_tensors(item, change) for name, item in fields.items()}
-        changed = {name: item for name, item in new.items() if item is not fields[name]}
-        return replace_fields(value, changed) if changed else value
-    return value
+    return map_nodes(value, Released, tensors=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from operator import is_
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from trace_core._extra import note_seconds
 from trace_core._functions import named_arguments
@@ -70,13 +72,17 @@ class ModuleNode(Module):
         for path, weight in self.layout.weights.items():
             parameter = known.get(id(weight))
             if parameter is None:
+                parameter = _known_elsewhere(weight)
+            if parameter is None:
                 if type(weight).__name__ == "UninitializedParameter":
                     raise TensorError(
                         f"weight {path!r} of {self.name!r} has no shape yet: run the module once on example data, then "
                         "wrap it"
                     )
                 parameter = TensorParameter(weight, requires_grad=weight.requires_grad, name=path)
-            object.__setattr__(parameter, "group", self._group)
+            _parameters()[weight] = ref(parameter)
+            if parameter.group is None:
+                object.__setattr__(parameter, "group", self._group)
             self._weights[path] = parameter
         self._paths = {parameter: path for path, parameter in self._weights.items()}
         self._read_last: tuple[Node, ...] = ()
@@ -232,6 +238,17 @@ class ModuleNode(Module):
 
     def __repr__(self) -> str:
         return f"<module node {self.name}, {len(self._weights)} weights>"
+
+
+@cache
+def _parameters() -> Any:
+    """Weights of torch -> the parameters made of them: a weight in two wrapped modules is one parameter."""
+    return require("torch.utils.weak", extra="torch").WeakIdKeyDictionary()
+
+
+def _known_elsewhere(weight: Any) -> TensorParameter | None:
+    found = _parameters().get(weight)
+    return None if found is None else found()
 
 
 def _rebuild(module: Any, name: str, description: str | None, transparent: bool, keep_buffers: bool) -> ModuleNode:

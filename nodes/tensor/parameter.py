@@ -129,10 +129,15 @@ class TensorParameter(Parameter):
     def current(self) -> Version:
         """The present version: a new one if the tensor was changed in place since the last look."""
         version = self._current
-        if version._snap.changed(version._value):
-            self.touch()
-            return self._current
-        return version
+        value, mark = version._value, version._snap
+        try:
+            if value._version == mark.version and value.data_ptr() == mark.place:
+                return version
+        except RuntimeError:  # see _mark
+            if not mark.changed(value):
+                return version
+        self.touch()
+        return self._current
 
     def _read(self, frame: Frame | None) -> Node:
         if frame is not None and frame.overlay is not None and self in frame.overlay:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
-from trace_core._unwrap import find_nodes
+from trace_core._unwrap import find_nodes, map_nodes
 from trace_core._values import Released, is_tensor
 from trace_core.errors import ReplayError
 from trace_core.node import Node, make
 from trace_core.operators import Operator
-from trace_core.release import map_tensors, without_tensors
+from trace_core.release import without_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,8 +115,8 @@ class _Recorder:
             self._note(_Inside(name.strip("_")), args, kwargs, result)
 
     def _note(self, op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        linked = tuple([map_tensors(value, self._node) for value in args])
-        linked_kwargs = {key: map_tensors(value, self._node) for key, value in kwargs.items()}
+        linked = tuple([map_nodes(value, self._node, tensors=True) for value in args])
+        linked_kwargs = {key: map_nodes(value, self._node, tensors=True) for key, value in kwargs.items()}
         node = make(without_tensors(result), op, linked)
         if linked_kwargs:
             node._more().kwargs = linked_kwargs
@@ -146,7 +146,7 @@ class _Recorder:
 
     def inner(self, result: Any) -> Any:
         """The result with nodes for its tensors."""
-        return map_tensors(result, self._node) if _has_tensors(result) else None
+        return map_nodes(result, self._node, tensors=True) if _has_tensors(result) else None
 
 
 def _has_tensors(value: Any) -> bool:

@@ -204,7 +204,7 @@ class Frugal(OptimizerBase):  # type: ignore[misc]
                     _, state, part = known
                 else:
                     state, part = refreshing.part_state(states, param, grad, group, first + position, position)
-                    if state is not None and "entries" not in state:  # entries would outweigh their moments
+                    if state is not None:
                         self._parts[param] = (refreshes, state, part)
             work.add(param, grad, state, part, sharded=sharded)
         return work
@@ -312,8 +312,3 @@ class Frugal(OptimizerBase):  # type: ignore[misc]
         super().__setstate__(state)
         self.__dict__.setdefault("_process_group", None)
         self.__dict__.setdefault("_parts", {})
-
-
-def _label(group: dict[str, Any], position: int) -> str:
-    names = group.get("param_names")
-    return f"parameter {names[position]!r}" if names else f"parameter {position} of its group"

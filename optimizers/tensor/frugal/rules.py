@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trace_core.optimizers.tensor.frugal import sign_kernel
+from trace_core.optimizers.tensor.frugal import kernels
 from trace_core.optimizers.tensor.frugal._torch import torch
 
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "lion": ("exp_avg",), "sgdm": ("momentum_buffer",)}
@@ -195,8 +195,8 @@ def free_update(
     rule = group["free"]
     numbers = not isinstance(lr, torch.Tensor)
     if rule == "signsgd" and numbers and group["fused"] is not False and params[0].is_cuda:
-        suited = [sign_kernel.suits(p, g) for p, g in zip(params, grads, strict=True)]
-        if any(suited) and sign_kernel.run(
+        suited = [kernels.suits(p, g) for p, g in zip(params, grads, strict=True)]
+        if kernels.run_free(
             [p for p, fits in zip(params, suited, strict=True) if fits],
             [g for g, fits in zip(grads, suited, strict=True) if fits],
             lr,

@@ -25,7 +25,7 @@ from trace_core.optimizers.tensor.frugal import (  # noqa: E402 - after the skip
 )
 from trace_core.optimizers.tensor.frugal.blocks import choose_tensors  # noqa: E402 - after the skip
 from trace_core.optimizers.tensor.frugal.lowrank import leading_basis  # noqa: E402 - after the skip
-from trace_core.optimizers.tensor.frugal.seeding import scattered  # noqa: E402 - after the skip
+from trace_core.optimizers.tensor.frugal.seeding import scatter_keys, scattered  # noqa: E402 - after the skip
 
 
 class Block(nn.Module):
@@ -134,7 +134,7 @@ def test_random_blocks_are_all_chosen_in_time() -> None:
 @given(n=st.integers(1, 5000), share=st.floats(0.001, 1.0), seed=st.integers(0, 2**40))
 def test_scattered_indices_are_different_and_in_range(n: int, share: float, seed: int) -> None:
     count = max(1, int(n * share))
-    index = scattered(n, count, seed, 1, 2, torch.device("cpu"))
+    index = scattered(n, count, scatter_keys(n, seed, 1, 2), torch.device("cpu"))
     assert index.shape == (count,)
     assert len(set(index.tolist())) == count
     assert 0 <= int(index.min()) <= int(index.max()) < n
@@ -145,7 +145,7 @@ def test_scattered_indices_are_equally_likely(n: int, count: int) -> None:
     rounds = 4000
     hits = torch.zeros(n)
     for seed in range(rounds):
-        hits[scattered(n, count, seed, 0, 0, torch.device("cpu"))] += 1
+        hits[scattered(n, count, scatter_keys(n, seed, 0, 0), torch.device("cpu"))] += 1
     share = count / n
     spread = math.sqrt(rounds * share * (1 - share))
     assert (hits - rounds * share).abs().max() < 5 * spread
