@@ -6,11 +6,12 @@ situation, and not about the network's weights; the other functions spend as man
 
     python -m trace_core.examples.traffic_signals
 
-Needs the extras ``torch`` and ``bench`` (for uxsim, the simulator, and cmaes, one of the peers).
+Needs the extras ``torch`` and ``examples`` (for uxsim, the simulator, and cmaes, one of the peers).
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ class Simulator:
     def delay(self, shares: Sequence[float], flows: Sequence[float]) -> float:
         """Minutes of delay per vehicle, for the share of green along the row at each crossing, each from 0 to 1."""
         self.simulations += 1
-        uxsim = require("uxsim", extra="bench")
+        if self.simulations % 10 == 0:
+            gc.collect()  # worlds hold each other's parts in circles, and are big
+        uxsim = require("uxsim", extra="examples")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             world = uxsim.World(
@@ -160,7 +163,7 @@ def learn_by_cma(simulator: Simulator, net: Any, flows: Any, budget: int, seed: 
     """CMA-ES on the network's weights; a candidate costs one simulation of each of six situations, in turns."""
     torch = require("torch", extra="torch")
     start = torch.nn.utils.parameters_to_vector(net.parameters()).detach().double().numpy()
-    search = require("cmaes", extra="bench").SepCMA(mean=start, sigma=SIGMA, seed=seed)
+    search = require("cmaes", extra="examples").SepCMA(mean=start, sigma=SIGMA, seed=seed)
     generation, few = 0, min(6, len(flows))
     while simulator.simulations + search.population_size * few <= budget:
         rows = torch.arange(generation * few, (generation + 1) * few) % len(flows)

@@ -271,7 +271,9 @@ class _Reader:
         if name not in self._about:
             raise StateError(f"parameter {name!r} is used and not described in the stored trace")
         about = self._about[name]
-        live = self._live.get(name) or self._live.get(str(about["label"]))
+        live = self._live.get(name)
+        if live is None:
+            live = self._live.get(str(about["label"]))
         if live is None:
             live = StoredParameter(
                 value,

@@ -184,7 +184,8 @@ def _nothing_to_learn(versions: Sequence[Version]) -> GradientError:
 
 
 def _unreachable(trace: Trace, stops: dict[Any, Node]) -> GradientError:
-    places = tuple(sorted(set(stops.values()), key=trace.nodes.index))
+    order = {node: place for place, node in enumerate(trace.nodes)}  # list.index would compare values
+    places = tuple(sorted(set(stops.values()), key=order.__getitem__))
     where = _listed([_place(trace, node) for node in places])
     return GradientError(
         f"no gradient reaches the tensor parameters: gradients stop at {where}. Give the feedback on a differentiable "

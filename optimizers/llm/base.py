@@ -62,6 +62,11 @@ class LLMOptimizer(Optimizer):
         examples: at most so many traces in one prompt, the worst first; None for all.
         temperature: of the sampling; None for the model's own.
         seed: of the sampling, where the model takes one; counted up with each request.
+        long_code: with ``focus=1``, functions of more lines are asked for in a fenced block instead of JSON.
+
+    Attributes:
+        notes: what else the model is to know now, such as what a numeric optimizer did meanwhile; shown in each prompt
+            with past attempts, in at most an eighth of its budget.
     """
 
     system_template = "optoprime_system"
@@ -79,6 +84,7 @@ class LLMOptimizer(Optimizer):
         examples: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        long_code: int = LONG_CODE,
     ) -> None:
         from trace_core.integrations.llm import resolve_llm
 
@@ -101,6 +107,8 @@ class LLMOptimizer(Optimizer):
         self.examples = examples
         self.temperature = temperature
         self.seed = seed
+        self.long_code = long_code
+        self.notes = ""
         self.requests = 0
         self._models = AnswerModels()
         self.turns: dict[str, int] = dict.fromkeys(self.names.values(), 0)
@@ -248,7 +256,7 @@ class LLMOptimizer(Optimizer):
         if self.focus != 1 or len(names) != 1:
             return "json"
         parameter = next(iter(names))
-        return "fence" if parameter.kind == "code" and parameter.value.count("\n") > LONG_CODE else "one"
+        return "fence" if parameter.kind == "code" and parameter.value.count("\n") > self.long_code else "one"
 
     def several(self, names: Mapping[Parameter, str], n: int) -> int:
         """How many alternatives one request asks for."""
@@ -324,7 +332,11 @@ class LLMOptimizer(Optimizer):
         return shrink(text, budget, self.count)
 
     def history(self, names: Mapping[Parameter, str], max_chars: int = 600) -> str:
-        """Past attempts on the parameters as a section of the prompt; '' if there is none."""
+        """``notes`` and past attempts on the parameters as sections of the prompt; '' if there is neither."""
+        notes = self.shrink(self.notes.strip(), self.max_prompt_tokens // 8)
+        return "\n".join(part for part in (notes, self._attempts(names, max_chars)) if part)
+
+    def _attempts(self, names: Mapping[Parameter, str], max_chars: int) -> str:
         current = {name: p.value for p, name in names.items()}
         lines = self.memory.lines(list(names.values()), current, max_chars, self.memory.size)
         budget = self.max_prompt_tokens // 4
