@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 CROSSINGS, CYCLE = 3, 60.0
 #: Vehicles per second: along the row, and across it at each crossing.
 LEAST, MOST = (0.2, 0.05, 0.05, 0.05), (0.45, 0.3, 0.3, 0.3)
-#: Settings, each the best of three on a seed that is not shown.
+#: Steps of targets (best of 1/2, 1, 3, 10) and of REINFORCE (.01, .03, .1) were chosen on seed 0, which is not shown;
+#: Adam has REINFORCE's rate, and sigma is not tuned.
 ETA, PROBE, RATE, SIGMA = 1.0, 0.4, 0.03, 0.3
 UNFINISHED = 10.0  # minutes that count for a vehicle that has not arrived at the end
 
@@ -192,7 +193,7 @@ METHODS: dict[str, Callable[[Simulator, Any, Any, int, int], None]] = {
 
 
 def compare(
-    seeds: Sequence[int] = (0, 1, 2), budget: int = 576, training: int = 12, tests: int = 24
+    seeds: Sequence[int] = (1, 2, 3), budget: int = 576, training: int = 12, tests: int = 24
 ) -> dict[str, list[float]]:
     """method -> minutes of delay per vehicle in new situations, one figure for each seed."""
     torch = require("torch", extra="torch")

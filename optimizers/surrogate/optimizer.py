@@ -134,7 +134,7 @@ class TargetSurrogate(Optimizer):
         Raises OptimizerError if the feedback says nothing about the target, or no target is found; the trace is then
         not kept.
         """
-        trace = self._traced(output, feedback)
+        trace = self._cut(output, feedback)
         self.ask(trace, curvature=curvature)
         return trace.deposit()
 
@@ -171,17 +171,6 @@ class TargetSurrogate(Optimizer):
         return [self._solve(groups, eta / 2**index) for index in range(n)]
 
     # ---- asking
-
-    def _traced(self, output: Node, feedback: FeedbackLike | Feedback) -> Trace:
-        from trace_core.node import Node
-        from trace_core.trace import Trace
-
-        if not isinstance(output, Node):
-            raise OptimizerError(
-                f"backward needs the workflow's output Node, got {type(output).__name__}: "
-                "return a node (the result of a bundle), not its .value"
-            )
-        return Trace.of(output, feedback)
 
     def _ask(self, trace: Trace, curvature: Any = None) -> tuple[Choice, Reply]:
         known = self._replies.get(trace)
