@@ -6,6 +6,7 @@
 #   make test    everything CI checks: lint, types, import rules, tests    ARGS="..." are handed to pytest
 #   make lint    the static part of it only
 #   make bench   measurements, beside a peer library in an environment of its own   ARGS="..." go to the benchmark
+#   make bench-sso   target surrogates beside other optimizers   ARGS="..." go to the benchmark
 #   make clean   remove what the targets above made
 #
 # PYTHON=python3.12 make ... takes that interpreter.
@@ -21,7 +22,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 DEMO_EXTRAS := litellm,local
 TEST_EXTRAS := dev,litellm,local,torch,optim,examples,bench
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-sso clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +49,9 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test $(PEER)/.installed
 	@$(PY) benchmarks/tracing.py $(ARGS)
+
+bench-sso: $(VENV)/.installed-test
+	@OMP_NUM_THREADS=1 $(PY) benchmarks/sso.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -121,7 +121,7 @@ def learn_by_surrogate(simulator: Simulator, net: Any, flows: Any, budget: int, 
     from trace_core.optimizers.surrogate import TargetSurrogate
 
     policy = module_node(net, name="policy")
-    simulate = tc.bundle(lambda logits: delays(simulator, logits, flows), name="simulate")
+    simulate = tc.bundle(name="simulate")(lambda logits: delays(simulator, logits, flows))
     optimizer = TargetSurrogate(policy, inner="exact", eta=ETA, probe_size=PROBE)
     while simulator.simulations + len(flows) * (1 + CROSSINGS) <= budget:
         optimizer.zero_feedback()
