@@ -5,8 +5,8 @@
 #   make demo    a run of the library on real data                 ARGS="..." are handed to `trace-core demo`
 #   make test    everything CI checks: lint, types, import rules, tests    ARGS="..." are handed to pytest
 #   make lint    the static part of it only
-#   make bench   measurements, beside a peer library in an environment of its own   ARGS="..." go to the benchmark
-#   make bench-sso   target surrogates beside other optimizers   ARGS="..." go to the benchmark
+#   make bench   what recording costs, beside a peer library in an environment of its own; BENCH=frugal, ... runs another
+#                of benchmarks/   ARGS="..." go to the benchmark
 #   make clean   remove what the targets above made
 #
 # PYTHON=python3.12 make ... takes that interpreter.
@@ -15,6 +15,7 @@ VENV := .venv
 PEER := .venv-bench-trace
 PY := $(VENV)/bin/python
 ARGS ?=
+BENCH ?= tracing
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -22,7 +23,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 DEMO_EXTRAS := litellm,local
 TEST_EXTRAS := dev,litellm,local,torch,optim,examples,bench
 
-.PHONY: help demo test lint bench bench-sso clean
+.PHONY: help demo test lint bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,11 +48,13 @@ lint: $(VENV)/.installed-test
 	@echo "import rules"
 	@cd build/lint && venv/bin/python ../../tests/import_rules.py ../../pyproject.toml
 
-bench: $(VENV)/.installed-test $(PEER)/.installed
-	@$(PY) benchmarks/tracing.py $(ARGS)
+BENCHES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
-bench-sso: $(VENV)/.installed-test
-	@OMP_NUM_THREADS=1 $(PY) benchmarks/sso.py $(ARGS)
+bench: $(VENV)/.installed-test $(if $(filter tracing,$(BENCH)),$(PEER)/.installed)
+	@if [ ! -f benchmarks/$(BENCH).py ]; then \
+	  echo "There is no benchmark $(BENCH). BENCH= one of: $(BENCHES)" >&2; exit 1; \
+	fi
+	@$(PY) benchmarks/$(BENCH).py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

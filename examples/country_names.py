@@ -36,16 +36,16 @@ SIZES = (320, 200)
 SETTINGS = ("llm", "numeric", "both")
 OBJECTIVE = (
     "Tell in which language the name of a country is written: German, French, Spanish, Finnish, Polish or Turkish. "
-    "features(text) finds marks in the spelling; another program learns what each mark says. rule(text) gives the "
-    "language if the spelling shows it, else ''. Both need many more marks, for all six languages."
+    "features(text) finds marks in the spelling, whose weights are learned. rule(text) gives the language if the "
+    "spelling shows it, else ''. Both need many more marks, for all six languages."
 )
 OPTIMIZER: dict[str, Any] = {
     "objective": OBJECTIVE,
     "focus": 1,
     "memory": 2,
     "examples": 3,
-    "max_prompt_tokens": 900,
-    "max_answer_tokens": 240,
+    "max_prompt_tokens": 800,
+    "max_answer_tokens": 200,
     "temperature": 0.8,
     "long_code": 0,
 }
@@ -67,7 +67,7 @@ def rule(text: str) -> str:
 
 
 class CountryNames(tc.Module):
-    """One score for each language: the mean weights of the words and marks of a name, and 3 for what the rule says."""
+    """One score for each language: 3 for what the rule says, and the weights of the rule's guess and of the marks."""
 
     def __init__(self) -> None:
         torch = require("torch", extra="torch")
@@ -79,24 +79,24 @@ class CountryNames(tc.Module):
 
     def forward(self, text: str) -> Node:
         """The language."""
-        language: Node = self.choose(text, self.features(text), self.rule(text))
+        language: Node = self.choose(self.features(text), self.rule(text))
         return language
 
     @tc.bundle
-    def choose(self, text: str, marks: Any, guess: Any) -> str:
+    def choose(self, marks: Any, guess: Any) -> str:
         """The language with the highest score."""
-        return LABELS[int(self._scores(text, marks, guess).argmax())]
+        return LABELS[int(self._scores(marks, guess).argmax())]
 
     @tc.bundle
-    def loss(self, text: str, marks: Any, guess: Any, language: str) -> Any:
-        """How far the scores by words, marks and the rule's guess are from the right language."""
+    def loss(self, marks: Any, guess: Any, language: str) -> Any:
+        """How far the scores by marks and by the rule's guess are from the right language."""
         torch = require("torch", extra="torch")
-        return torch.nn.functional.cross_entropy(self._scores(text, marks, guess), torch.tensor(LABELS.index(language)))
+        return torch.nn.functional.cross_entropy(self._scores(marks, guess), torch.tensor(LABELS.index(language)))
 
-    def _scores(self, text: str, marks: Any, guess: Any) -> Any:
+    def _scores(self, marks: Any, guess: Any) -> Any:
         torch = require("torch", extra="torch")
-        rows = [_row(word) for word in text.lower().split()] + [_row(f"mark {mark}") for mark in marks]
-        return self.head.value[rows].mean(0) + 3.0 * torch.tensor([float(label == guess) for label in LABELS])
+        rows = [_row("name"), _row(f"rule {guess}"), *{_row(f"mark {mark}") for mark in marks}]
+        return self.head.value[rows].sum(0) + 3.0 * torch.tensor([float(label == guess) for label in LABELS])
 
 
 def _row(piece: str) -> int:
@@ -165,8 +165,8 @@ def train(
             text, language = example["text"], example["language"]
             try:
                 marks, guess = workflow.features(text), workflow.rule(text)
-                chosen = workflow.choose(text, marks, guess).value
-                output = workflow.loss(text, marks, guess, language)
+                chosen = workflow.choose(marks, guess).value
+                output = workflow.loss(marks, guess, language)
             except tc.ExecutionError as error:
                 optimizer.backward(error.node, (0.0, str(error)))
                 continue

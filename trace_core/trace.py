@@ -134,7 +134,9 @@ class Trace:
             until: the node whose new value is wanted; by default the output.
 
         The path is the recorded one. Values taken out by ``.value``, ``str`` and f-strings outside of bundles are
-        constants of it. Raises ReplayError if a truth value, length or number that was taken out of the
+        constants of it; objects that are no data (``self``, clients) take part as they are now.
+
+        Raises ReplayError if a truth value, length or number that was taken out of the
         graph would now be another (the workflow might have taken another path), also if an operator's error that was
         caught would now be none; if a value that is needed was too big to be copied and was changed in place since; if
         ``until`` or a key is not in the trace; or for async operators inside a running event loop (use ``areplay``).

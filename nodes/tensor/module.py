@@ -198,6 +198,12 @@ class ModuleNode(Module):
         """Raise TensorError if the module has other weights than when it was wrapped."""
         if self.layout.holds():
             return
+        with self.lock.shared():  # not while another thread has candidates in the place of the weights
+            self._compare_layout()
+
+    def _compare_layout(self) -> None:
+        if self.layout.holds():
+            return
         now = dict(self.module.named_parameters())
         before = self.layout.weights
         changes = [f"{path} is new" for path in now if path not in before]

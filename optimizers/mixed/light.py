@@ -86,7 +86,8 @@ def _small(value: Any) -> Any:
     if is_ndarray(value):
         return value if value.size <= SMALL else Sketch(value)
     if isinstance(value, Changed):
-        return Changed(_small(value.value))
+        small = _small(value.value)
+        return small if isinstance(small, Sketch) else Changed(small)  # of a sketch nothing has changed
     kind = type(value)
     if kind is list or kind is tuple:
         items = [_small(item) for item in value]

@@ -122,10 +122,10 @@ class Turns:
 
     def ask(self, member: Member, n: int, traces: Sequence[Trace] | None = None) -> list[Proposal]:
         """Proposals from the kept traces and the present ones, the numeric parts' doings beside them."""
-        if hasattr(member.optimizer, "notes"):
+        shown = member.reached([*member.traces, *self.fresh] if traces is None else traces)[-member.part.window :]
+        if hasattr(member.optimizer, "notes"):  # it reads traces; how the tensors stand is in the notes
             member.optimizer.notes = self.notes(member)
-        shown = [*member.traces, *self.fresh] if traces is None else traces
-        shown = member.reached(shown)[-member.part.window :]
+            shown = [light(trace) for trace in shown]
         return list(member.optimizer.propose([_with_words(trace) for trace in shown], n))
 
     def notes(self, member: Member) -> str:

@@ -61,7 +61,7 @@ def test_both_reach_what_neither_does_alone() -> None:
     scores = {}
     for setting in country_names.SETTINGS:
         scores[setting], events = country_names.run(
-            setting, 0, ScriptedLLM(adds_marks), steps=120, every=10, examples=16
+            setting, 0, ScriptedLLM(adds_marks), examples=16, max_prompt_tokens=4000
         )
         assert any(event.kind == "kept" for event in events) == (setting != "numeric")
     assert scores["both"] > max(scores["llm"], scores["numeric"]) + 0.03
