@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-<<<<<<< HEAD
-from trace_core._unwrap import holds_nodes
-from trace_core._values import ATOMIC
-=======
 from trace_core._unwrap import find_nodes, holds_nodes, map_nodes
-from trace_core._values import ATOMIC, ByReference
->>>>>>> base
+from trace_core._values import ATOMIC
 from trace_core.graph import literal_inputs, node_kinds
 from trace_core.node import ExceptionNode, Node
 from trace_core.operators import CALL, METHOD, PACK, Operator
