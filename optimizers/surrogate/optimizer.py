@@ -108,7 +108,7 @@ class TargetSurrogate(Optimizer):
         self.steps = 0
         self._replies: WeakKeyDictionary[Trace, tuple[Choice, Reply]] = WeakKeyDictionary()
         self._etas: WeakKeyDictionary[Trace, tuple[int, float]] = WeakKeyDictionary()
-        self._found: tuple[tuple[str, ...], tuple[int, ...], Choice] | None = None
+        self._found: tuple[tuple[Any, ...], tuple[int, ...], str] | None = None
         self._story = "nothing has been asked yet"
 
     @property
@@ -181,20 +181,26 @@ class TargetSurrogate(Optimizer):
                 self.geometry.check(node._value.detach())
             known = self._replies[trace] = (choice, reply)
             counts = ", ".join(f"mean of {count}" if count > 1 else "sum" for count in reply.counts)
-            self._story = f"{choice.explain(trace)}\noracle: {reply.kind}; loss taken as {counts}"
+            told = choice.explain(trace) if self._found is None else self._found[2]
+            self._story = f"{told}\noracle: {reply.kind}; loss taken as {counts}"
         return known
 
     def _choose(self, trace: Trace) -> Choice:
         if self.target is not None:
             return choose(trace, self.parameters, self.target)
         # times vary from run to run: a workflow that has not changed keeps its target
-        shape = tuple(node.op.name if node.op is not None else "" for node in trace.nodes)
+        feedback = trace.feedback
+        shape = (
+            feedback.gradient is not None,
+            bool(feedback.text),
+            *(node.op and node.op.name for node in trace.nodes),
+        )
         if self._found is not None and self._found[0] == shape:
             nodes = tuple(trace.nodes[index] for index in self._found[1])
-            return Choice(nodes, (), "as before")
+            return Choice(nodes, (), "as before")  # told as it was found
         choice = choose(trace, self.parameters)
         places = {node: index for index, node in enumerate(trace.nodes)}
-        self._found = (shape, tuple(places[node] for node in choice.nodes), choice)
+        self._found = (shape, tuple(places[node] for node in choice.nodes), choice.explain(trace))
         return choice
 
     def _check_current(self, trace: Trace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from trace_core._lazy import require
 from trace_core.context import no_trace
@@ -168,7 +169,7 @@ class Oracle:
         single = trace.output._value.numel() == 1
         counts = [self._count(v, averaged_over(trace.output._value, v) if single else 1) for v in values]
         detached, base = [gradient.detach() for gradient in gradients], float(loss.detach())
-        reply = Reply("autograd", detached, counts, base=base, loss=lambda z: self._replayed(trace, targets, z))
+        reply = Reply("autograd", detached, counts, base=base, loss=self._later(trace, targets))
         if self.curvature:
             reply.curvatures = [diagonal(g, v) for g, v in zip(gradients, values, strict=True)]
         return reply
@@ -219,7 +220,7 @@ class Oracle:
         kind, gradients = self.differences(lambda moved: self._replayed_output(trace, targets, moved), here, base)
         counts = [self._count(value) for value in here]
         total = float(torch.as_tensor(base).sum())
-        return Reply(kind, gradients, counts, None, None, total, lambda moved: self._replayed(trace, targets, moved))
+        return Reply(kind, gradients, counts, None, None, total, self._later(trace, targets))
 
     def _from_text(self, trace: Trace, targets: Sequence[Node]) -> Reply:
         torch = require("torch", extra="torch")
@@ -252,9 +253,18 @@ class Oracle:
         with require("torch", extra="torch").no_grad(), no_trace(), frozen():
             return trace.replay(dict(zip(targets, moved, strict=True)))._value
 
-    def _replayed(self, trace: Trace, targets: Sequence[Node], moved: Sequence[Any]) -> float:
-        output = self._replayed_output(trace, targets, moved)
-        return float(require("torch", extra="torch").as_tensor(output).sum())
+    def _later(self, trace: Trace, targets: Sequence[Node]) -> Callable[[Sequence[Any]], float]:
+        """The loss at other targets; does not keep the trace alive, as replies are kept for as long as it lives."""
+        known = ref(trace)
+
+        def loss(moved: Sequence[Any]) -> float:
+            found = known()
+            if found is None:
+                raise OptimizerError("the trace is gone: keep it until the step is done")
+            output = self._replayed_output(found, targets, moved)
+            return float(require("torch", extra="torch").as_tensor(output).sum())
+
+        return loss
 
     def _count(self, target: Any, found: int = 1) -> int:
         if self.reduction == "auto":

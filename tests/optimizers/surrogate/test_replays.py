@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from typing import Any
 
 import numpy
@@ -130,3 +132,17 @@ def test_own_tensor_is_updated_in_place() -> None:
     step(TargetSurrogate(policy), cross_entropy(policy(x), y))
     assert model[0].weight is weight
     assert not torch.equal(weight.detach(), before)
+
+
+@pytest.mark.parametrize("eta", [1.0, "line-search", "bb"])
+def test_traces_are_let_go(eta: Any) -> None:
+    problem = Linear()
+    optimizer = TargetSurrogate([problem.w], eta=eta)
+    seen = []
+    for _ in range(3):
+        optimizer.zero_feedback()
+        seen.append(weakref.ref(optimizer.backward(problem.loss())))
+        optimizer.step()
+    optimizer.zero_feedback()
+    gc.collect()
+    assert [trace() for trace in seen] == [None] * 3
