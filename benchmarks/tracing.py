@@ -169,15 +169,16 @@ class Bench:
     def step(self) -> None:
         n = self.sizes.parameters
         step = Row("step", f"optimizer step without the LLM call, {n} parameters", "s", n)
+        new = Row("new_step", "  the first step of an optimizer", "s", n)
         backward = Row("step_backward", "  the backward pass before it", "s", n)
 
         def sample(child: Child, side: str) -> list[float]:
             answer = child.ask("step", n)
-            return [answer["value"], answer["backward"]]
+            return [answer["value"], answer["first"], answer["backward"]]
 
-        self.interleave([step, backward], self.sizes.heavy_repeats, sample)
+        self.interleave([step, new, backward], self.sizes.heavy_repeats, sample)
         first = Row("first_step", "  the first step of a process", "s", n)
-        self.interleave([first], self.sizes.heavy_repeats, lambda c, s: [c.ask("step", n, fresh=True)["value"]])
+        self.interleave([first], self.sizes.heavy_repeats, lambda c, s: [c.ask("step", n, fresh=True)["first"]])
 
     def memory(self) -> None:
         n = self.sizes.dropped

@@ -107,6 +107,15 @@ class Trace:
         """The marked error text, if the output is that of a failed operator."""
         return self.output.text if isinstance(self.output, ExceptionNode) else None
 
+    @property
+    def seconds(self) -> dict[Node, float]:
+        """Wall-clock seconds of the bundles and modules that took at least 0.1 ms when they were recorded.
+
+        Single functions, coroutines, generators and nodes of stored traces have none. Work that a GPU does behind the
+        program's back counts where the program waits for it.
+        """
+        return {node: node._extra.seconds for node in self.nodes if node._extra is not None and node._extra.seconds}
+
     def names(self, given: Mapping[Parameter, str] | None = None) -> dict[Node, str]:
         """A unique, readable name for every node: the given one, else the operator's name and a number.
 

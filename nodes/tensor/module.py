@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from operator import is_
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from trace_core._extra import note_seconds
 from trace_core._functions import named_arguments
 from trace_core._lazy import require
 from trace_core._values import ATOMIC, PLAIN_TENSORS
@@ -116,7 +118,7 @@ class ModuleNode(Module):
             plain_kwargs[key], kept_kwargs[key] = unwrap(value)
         frame = body_frame(outer)
         token = current.set(frame)
-        inner = None
+        inner, started = None, perf_counter()
         try:
             if call.noted:
                 result = call.compute(candidates, plain_args, plain_kwargs)
@@ -137,6 +139,7 @@ class ModuleNode(Module):
         node = link(result, call, tuple(kept), kept_kwargs, reads + frame.external_reads(), outer)  # type: ignore[arg-type]
         if inner is not None and node.op is not None:
             node._more().inner = inner
+        note_seconds(node, started)
         return node
 
     def read(self, frame: Frame | None) -> tuple[tuple[Node, ...], dict[str, Any]]:

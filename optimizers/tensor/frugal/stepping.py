@@ -123,18 +123,18 @@ def _step_coordinates(jobs: list[Job], group: dict[str, Any], rates: Rates, spac
     dtype = jobs[0].state[SLOTS[group["full"]][0]].dtype
     same = jobs[0].grad.dtype == dtype
     for batch in batches(jobs, lambda job: job.param.numel(), _together(jobs[0].param)):
-        views = [geometry.matrix(job.grad, job.part.kind) for job in batch]  # type: ignore[union-attr]
+        chosen: list[Coordinates] = [job.part for job in batch]  # type: ignore[misc]
+        views = [geometry.matrix(job.grad, part.kind) for job, part in zip(batch, chosen, strict=True)]
         lows, parts = [], []
-        for place, (job, grad) in enumerate(zip(batch, views, strict=True)):
-            shape = job.part.shape  # type: ignore[union-attr]
-            low = job.part.take(grad, out=space.take(("low", place), shape, grad))  # type: ignore[union-attr]
+        for place, (part, grad) in enumerate(zip(chosen, views, strict=True)):
+            low = part.take(grad, out=space.take(("low", place), part.shape, grad))
             lows.append(low if same else low.to(dtype))
-            parts.append(space.take(("part", place), shape, lows[-1]))
+            parts.append(space.take(("part", place), part.shape, lows[-1]))
         torch._foreach_zero_(parts)
         full_update(parts, lows, [job.state for job in batch], group, lr, 0.0, space)
         shrink([job.param for job in batch], rates.decay)
-        for job, grad, part in zip(batch, views, parts, strict=True):
-            direction = space.take("direction", grad.shape, part, rates.room)
+        for job, part, grad, change in zip(batch, chosen, views, parts, strict=True):
+            direction = space.take("direction", grad.shape, change, rates.room)
             if not unit:
                 direction.zero_()
             elif rule == "signsgd" and same:
@@ -143,8 +143,8 @@ def _step_coordinates(jobs: list[Job], group: dict[str, Any], rates: Rates, spac
                 direction.copy_(grad)
                 if rule == "signsgd":
                     direction.sign_()
-            job.part.put(direction, part)  # type: ignore[union-attr]
-            job.part.forget()  # type: ignore[union-attr]
+            part.put(direction, change)
+            part.forget()
             descend(job.param, direction if grad is job.grad else direction.view(job.param.shape), step)
 
 
