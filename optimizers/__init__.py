@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.llm.textgrad import TextGrad
     from trace_core.optimizers.loop import Result, optimize
     from trace_core.optimizers.mixed import Mixed, Part
+    from trace_core.optimizers.surrogate import TargetSurrogate
     from trace_core.optimizers.tensor.frugal import Frugal
     from trace_core.optimizers.tensor.torch_optimizer import TorchOptimizer
 
@@ -27,6 +28,7 @@ _HOME = {
     "Frugal": "tensor.frugal",
     "Mixed": "mixed",
     "Part": "mixed",
+    "TargetSurrogate": "surrogate",
     "TorchOptimizer": "tensor.torch_optimizer",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "Part",
     "Proposal",
     "Result",
+    "TargetSurrogate",
     "TextGrad",
     "TorchOptimizer",
     "optimize",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trace_core.node import Node
+
+#: Operators that took less are not noted: most nodes have no place for it, and need none.
+NOTED_SECONDS = 1e-4
 
 
 class Extra:
@@ -20,6 +24,7 @@ class Extra:
         later: what the value became by a change in place.
         guards: how the value left the graph -> the answer; see guards.py.
         watchers: tested temporaries made of this value.
+        seconds: what the operator took, if that was worth noting.
     """
 
     # Defaults of the class: an instance is made for many operators and stores what it has.
@@ -32,3 +37,11 @@ class Extra:
     later: Node | None = None
     guards: dict[Any, Any] | None = None
     watchers: list[Node] | None = None
+    seconds: float = 0.0
+
+
+def note_seconds(node: Node, started: float) -> None:
+    """Remember how long the operator that made ``node`` took, if it was long."""
+    seconds = perf_counter() - started
+    if seconds > NOTED_SECONDS and node.op is not None:
+        node._more().seconds = seconds

@@ -135,6 +135,11 @@ def run_binary(op: Operator, fn: Callable[[Any, Any], Any], left: Node, right: A
     elif kind in PLAIN_TENSORS:
         other = right
         kept = leaf(right)
+    elif isinstance(right, Node):
+        kept = right._read(None)
+        other = kept._value
+        if type(other) not in PLAIN_TENSORS:
+            return apply(op, (left, right))
     else:
         return run(op, fn, (left, right), None)
     try:

@@ -71,9 +71,8 @@ _BY_VERSION: Final = [ByReference(version) for version in range(64)]  # nearly a
 def tensor_mark(tensor: Any) -> ByReference:
     """The mark for a tensor. Reads its change counter, no data."""
     try:
-        return _BY_VERSION[tensor._version]
-    except IndexError:
-        return ByReference(tensor._version)
+        version: int = tensor._version
+        return _BY_VERSION[version] if version < 64 else ByReference(version)
     except RuntimeError:  # inference tensors keep no counter
         return REFERENCE
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import weakref
+from time import perf_counter
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, overload
 
 from trace_core._bound import BoundBundle
+from trace_core._extra import note_seconds
 from trace_core._functions import COROUTINE, code_flags, first_line, mark_coroutine, named_arguments
 from trace_core._values import ATOMIC, UNSET
 from trace_core.context import Frame, body_frame, current
@@ -99,6 +101,7 @@ class Bundle:
         call_args, kept_args, call_kwargs, kept_kwargs = self.unwrap_inputs(args, kwargs)
         frame = body_frame(outer)
         token = current.set(frame)
+        started = perf_counter()
         try:
             fn = self.fn if code is None else code.function(frame, self)
             result = fn(*call_args, **call_kwargs)
@@ -116,7 +119,7 @@ class Bundle:
             raise failure(self, kept_args, kept_kwargs, reads, error, outer) from error  # type: ignore[arg-type]
         finally:
             current.reset(token)
-        return self.record(result, inner, kept_args, kept_kwargs, frame, outer, whole)
+        return self.record(result, inner, kept_args, kept_kwargs, frame, outer, whole, started)
 
     def unwrap_inputs(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -164,9 +167,12 @@ class Bundle:
         frame: Frame,
         outer: Frame | None,
         whole: bool = False,
+        started: float | None = None,
     ) -> Any:
         """The node for a result; with ``unpack=n``, a tuple of n nodes (unless ``whole``)."""
         node = link(result, self, args, kwargs, frame.external_reads(), outer)  # type: ignore[arg-type]
+        if started is not None:
+            note_seconds(node, started)
         if self.transparent and inner is not None:
             node._more().inner = inner
         if self.unpack is None or whole:

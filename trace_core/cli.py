@@ -88,7 +88,12 @@ def run_task(
         results = [evaluate(task.workflow, task.metric, x, f"held-out {i}") for i, x in enumerate(task.held_out)]
         return sum(s for _, s in results) / max(1, len(results)), results[0][0] if results else None
 
-    settings.out.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(
+            f"the results cannot be kept in {settings.out}: {error}; choose another folder with --out"
+        ) from error
     began = time.monotonic()
     console.print(
         f"{len(task.train)} training, {len(task.validation)} validation, {len(task.held_out)} held-out examples"

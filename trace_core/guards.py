@@ -26,7 +26,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "complex": complex,
     "index": operator.index,
-    "shape": lambda value: tuple(value.shape),
+    "shape": lambda value: tuple(value.shape) if hasattr(value, "shape") else len(value),
     "error": lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 }
 _lock = allocate_lock()
@@ -48,7 +48,7 @@ def leave(node: Node, how: str) -> Any:
 
         raise failure(Operator(how, _CONVERT[how]), (read,), None, (), error, frame) from error
     if frame is None or frame.reads is None:  # inside an operator's body the question is asked again by a replay
-        if how == "len" and is_tensor(read._value):
+        if how == "len" and _is_sized_by_shape(read._value):
             note_shape(read, read._value)
         else:
             _remember(read, how, answer)
@@ -72,12 +72,17 @@ def note_shape(node: Node, value: Any) -> None:
     if frame is not None and frame.reads is not None:
         return
     if op.name in _DATA_SHAPED and _is_data_shaped(node):
-        _remember(node, "shape", tuple(value.shape))
+        _remember(node, "shape", _CONVERT["shape"](value))
         return
     extra = node._more()
     if extra.guards is None:
         extra.guards = {}
-    extra.guards["shape"] = tuple(value.shape)
+    extra.guards["shape"] = _CONVERT["shape"](value)
+
+
+def _is_sized_by_shape(value: Any) -> bool:
+    """Whether the length follows from shapes: of a tensor, and of what ``split`` and the like give."""
+    return is_tensor(value) or (isinstance(value, tuple) and bool(value) and all(map(is_tensor, value)))
 
 
 def _is_data_shaped(node: Node) -> bool:

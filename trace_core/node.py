@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._conversions import Conversions
 from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
 from trace_core._torch import is_default_mode, mode_now
@@ -19,11 +20,12 @@ from trace_core._values import (
     is_ndarray,
     is_tensor,
     snapshot,
+    tensor_mark,
     without_history,
 )
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave, note_outcome
+from trace_core.guards import note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 _new = object.__new__
 
 
-class Node(ArrayProtocols, OperatorSignatures):
+class Node(ArrayProtocols, Conversions, OperatorSignatures):
     """A value in the graph of a traced workflow.
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
@@ -153,36 +155,12 @@ class Node(ArrayProtocols, OperatorSignatures):
         """A leaf with the same value and no history; a tensor is detached from autograd as well."""
         return Node(without_history(self.value))
 
-    # ---- Python protocols that leave the graph
+    # ---- Python protocols
 
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.value!r})"
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
-    def __bool__(self) -> bool:
-        return bool(leave(self, "bool"))
-
-    def __len__(self) -> int:
-        return int(leave(self, "len"))
-
-    def __int__(self) -> int:
-        return int(leave(self, "int"))
-
-    def __float__(self) -> float:
-        return float(leave(self, "float"))
-
-    def __complex__(self) -> complex:
-        return complex(leave(self, "complex"))
-
-    def __index__(self) -> int:
-        return int(leave(self, "index"))
+        return f"{type(self).__name__}({self._read(current.get())._value!r})"
 
     def __contains__(self, item: object) -> bool:
         from trace_core.operators import CONTAINS
@@ -277,7 +255,7 @@ def _rebuild(value: Any, name: str | None, description: str | None) -> Node:
     return Node(value, name=name, description=description)
 
 
-def make(value: Any, op: Operator, args: tuple[Any, ...]) -> Node:
+def make(value: Any, op: Operator | None, args: tuple[Any, ...]) -> Node:
     """A node outside of any frame: the fast path."""
     node = _new(Node)
     _set_value(node, value)
@@ -307,6 +285,14 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     kind = type(value)
     if kind in ATOMIC:
         return value, value
+    if kind in PLAIN_TENSORS:  # a node tells if it is changed in place later
+        leaf = _new(Node)
+        _set_value(leaf, value)
+        _set_snap(leaf, tensor_mark(value))
+        _set_op(leaf, None)
+        _set_args(leaf, ())
+        _set_extra(leaf, None)
+        return value, leaf
     if isinstance(value, Node):
         node = value._read(current.get())
         plain = node._value
@@ -318,10 +304,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     if kind is bytearray or is_ndarray(value):
         kept = snapshot(value)
         return value, value if isinstance(kept, ByReference) else kept
-    if is_tensor(value):  # a node tells if it is changed in place later
-        from trace_core._fast import leaf
-
-        return value, leaf(value)
+    if is_tensor(value):
+        return value, make(value, None, ())
     return value, value
 
 
@@ -350,7 +334,7 @@ def apply(op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None 
     token = current.set(frame)
     try:
         result = op.fn(*plain_args, **plain_kwargs)
-        if type(result) not in ATOMIC:
+        if type(result) not in ATOMIC and type(result) not in PLAIN_TENSORS:
             result = unwrap(result)[0]
     except Exception as error:
         reads = frame.external_reads()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,9 +13,10 @@ from trace_core._fast import run as run_fast
 from trace_core._torch import STOCHASTIC
 from trace_core._values import ATOMIC, PLAIN_TENSORS, is_ndarray, is_tensor
 from trace_core.context import current
-from trace_core.errors import MutationError, ReplayError
+from trace_core.errors import ReplayError
 from trace_core.guards import leave
 from trace_core.membership import looks_for_node
+from trace_core.mutating import refuse_mutation
 from trace_core.node import Node, apply, make
 
 if TYPE_CHECKING:
@@ -230,57 +230,6 @@ def _round(self: Node, digits: Any = None) -> Node:
 
 # ---- attributes and methods of the value
 
-#: What these methods would change in place, and how to say it without a change.
-MUTATING: Mapping[type, Mapping[str, str]] = {
-    list: {
-        "append": "node + [item]",
-        "extend": "node + items",
-        "insert": "node[:i] + [item] + node[i:]",
-        "remove": "a bundle that returns the new list",
-        "pop": "node[-1] and node[:-1]",
-        "clear": "tc.node([])",
-        "sort": "a bundle that returns sorted(value)",
-        "reverse": "node[::-1]",
-    },
-    dict: {
-        "update": "node | other",
-        "setdefault": "node.get(key, default)",
-        "pop": "node[key]",
-        "popitem": "a bundle that returns the new dict",
-        "clear": "tc.node({})",
-    },
-    set: {
-        "add": "node | {item}",
-        "discard": "node - {item}",
-        "remove": "node - {item}",
-        "update": "node | other",
-        "pop": "a bundle that returns the new set",
-        "clear": "tc.node(set())",
-        "difference_update": "node - other",
-        "intersection_update": "node & other",
-        "symmetric_difference_update": "node ^ other",
-    },
-    bytearray: dict.fromkeys(("append", "extend", "insert", "pop", "remove", "reverse", "clear"), "bytes"),
-    deque: dict.fromkeys(
-        [
-            "append",
-            "appendleft",
-            "clear",
-            "extend",
-            "extendleft",
-            "insert",
-            "pop",
-            "popleft",
-            "remove",
-            "reverse",
-            "rotate",
-        ],
-        "a bundle that returns the new deque",
-    ),
-}
-_NDARRAY_MUTATING = frozenset(
-    {"fill", "sort", "partition", "put", "resize", "itemset", "setfield", "setflags", "byteswap"}
-)
 _tensor_methods: set[str] = set()  # methods of tensors that do not write in place
 _DELIBERATELY_ABSENT = ("_repr_", "_ipython_", "_pytest")
 
@@ -342,27 +291,11 @@ def get_attribute(node: Node, name: str) -> Any:
     if isinstance(attribute, Node):  # a parameter or node kept by an object: its own place in the graph
         return attribute
     if callable(attribute):
-        _refuse_mutation(value, name)
+        refuse_mutation(value, name)
         if type(value) in PLAIN_TENSORS:
             _tensor_methods.add(name)
         return BoundMethod(node, name)
     return apply(GETATTR, (node, name))
-
-
-def _refuse_mutation(value: Any, name: str) -> None:
-    for kind, methods in MUTATING.items():
-        if isinstance(value, kind) and name in methods:
-            raise MutationError(
-                f"{kind.__name__}.{name} would change a node's value in place: nodes are immutable. "
-                f"Use {methods[name]}, or change a copy inside a bundle and return it"
-            )
-    if (is_ndarray(value) and name in _NDARRAY_MUTATING) or (
-        is_tensor(value) and name.endswith("_") and not name.startswith("_") and name != "requires_grad_"
-    ):
-        raise MutationError(
-            f"{type(value).__name__}.{name} would change a node's value in place: nodes are immutable. "
-            f"Use the form that returns a new array, or do it inside a bundle"
-        )
 
 
 @lru_cache(maxsize=4096)
@@ -401,7 +334,7 @@ def _install() -> None:
         put(f"__{name}__", _unary(BY_NAME[name]))
     put("__getitem__", _forward(GETITEM))
     put("__reversed__", _unary(REVERSED))
-    Node.__getattr__ = get_attribute  # type: ignore[method-assign]
+    Node.__getattr__ = get_attribute  # type: ignore[method-assign, assignment]
     put("__pow__", _pow(_forward(BY_NAME["pow"])))
     put("__round__", _round)
 

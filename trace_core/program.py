@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trace_core._unwrap import holds_nodes
+from trace_core._unwrap import find_nodes, holds_nodes, map_nodes
 from trace_core._values import ATOMIC
 from trace_core.graph import literal_inputs, node_kinds
 from trace_core.node import ExceptionNode, Node
@@ -156,8 +156,10 @@ class Program:
         """A node by its name, containers with the names inside, short literals as they are, long ones as an input."""
         if isinstance(value, Node):
             found = self.names.get(value)
-            return found if found is not None else render_value(value.recorded, _INLINE)
+            return found if found is not None else self._argument(name, value.recorded)  # outside of the trace
         if type(value) in (list, tuple, dict) and holds_nodes(value):
+            if not any(node in self.names for _, node in find_nodes(value)):  # all of them lie outside of the trace
+                return self._argument(name, map_nodes(value, lambda node: node.recorded))
             if isinstance(value, dict):
                 return (
                     "{"

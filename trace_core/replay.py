@@ -147,8 +147,9 @@ def rerun_with(node: Node, new: Mapping[Node, Node]) -> Any:
     if op is None:
         return node
     extra = node._extra
-    args = tuple([map_nodes(value, stand_in) for value in node.args])
-    kwargs = {name: map_nodes(value, stand_in) for name, value in ((extra.kwargs if extra else None) or {}).items()}
+    args = tuple([map_nodes(_unused(value, op.name), stand_in) for value in node.args])
+    given = (extra.kwargs if extra is not None else None) or {}
+    kwargs = {name: map_nodes(_unused(value, op.name), stand_in) for name, value in given.items()}
     pinned: dict[Node, Node] = {}
     for read in extra.reads if extra is not None else ():
         pinned[read.parameter if isinstance(read, Version) else read] = stand_in(read)
@@ -167,6 +168,18 @@ def _rerun(op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], pinned: 
     return _Pending(result, pinned) if hasattr(result, "__await__") and not isinstance(result, Node) else result
 
 
+def _unused(value: Any, name: str) -> Any:
+    """The value, unless it is an iterator or holds one: what it gave is gone. Raises ReplayError."""
+    parts = (value, *value) if type(value) in (list, tuple) else (value,)
+    for part in parts:
+        if hasattr(type(part), "__next__"):
+            raise ReplayError(
+                f"{name!r} was given an iterator ({type(part).__name__}), and that is used up now: run the workflow "
+                "again, or pass a list"
+            )
+    return value
+
+
 def fresh(node: Node) -> Node:
     """The node itself, or a stand-in with the recorded value where the live one may have been changed since.
 
@@ -174,7 +187,11 @@ def fresh(node: Node) -> Node:
     """
     if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
         raise changed_in_place(node)
-    if node._snap is UNSET or isinstance(node._snap, ByReference):
+    if node._snap is UNSET:
+        return node
+    if isinstance(node._snap, ByReference):
+        if node.op is None:
+            _unused(node._value, node._label() or "an operator")
         return node
     value = restore(node._snap)
     if isinstance(node, Version):  # the copy must still lead to its parameter

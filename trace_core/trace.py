@@ -107,6 +107,15 @@ class Trace:
         """The marked error text, if the output is that of a failed operator."""
         return self.output.text if isinstance(self.output, ExceptionNode) else None
 
+    @property
+    def seconds(self) -> dict[Node, float]:
+        """Wall-clock seconds of the bundles and modules that took at least 0.1 ms when they were recorded.
+
+        Single functions, coroutines, generators and nodes of stored traces have none. Work that a GPU does behind the
+        program's back counts where the program waits for it.
+        """
+        return {node: node._extra.seconds for node in self.nodes if node._extra is not None and node._extra.seconds}
+
     def names(self, given: Mapping[Parameter, str] | None = None) -> dict[Node, str]:
         """A unique, readable name for every node: the given one, else the operator's name and a number.
 
@@ -125,7 +134,9 @@ class Trace:
             until: the node whose new value is wanted; by default the output.
 
         The path is the recorded one. Values taken out by ``.value``, ``str`` and f-strings outside of bundles are
-        constants of it. Raises ReplayError if a truth value, length or number that was taken out of the
+        constants of it; objects that are no data (``self``, clients) take part as they are now.
+
+        Raises ReplayError if a truth value, length or number that was taken out of the
         graph would now be another (the workflow might have taken another path), also if an operator's error that was
         caught would now be none; if a value that is needed was too big to be copied and was changed in place since; if
         ``until`` or a key is not in the trace; or for async operators inside a running event loop (use ``areplay``).

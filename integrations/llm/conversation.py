@@ -141,7 +141,6 @@ def _constrained_or_plain(
     request: Request, schema: type[BaseModel], contract: Contract | None, bill: _Bill
 ) -> Generator[Request, Answer, tuple[Request, Answer]]:
     """Ask with the schema enforced by the server; if it refuses that, once without, asking in words."""
-    plain = replace(request, messages=_in_words(request.messages, schema))
     if contract is not None:
         enforced = replace(request, contract=contract)
         try:
@@ -151,6 +150,7 @@ def _constrained_or_plain(
                 raise
         else:
             return enforced, answer
+    plain = replace(request, messages=_in_words(request.messages, schema))
     return plain, (yield from _with_more_room(plain, bill))
 
 

@@ -41,6 +41,10 @@ class Metered:
             self._count_failure(error)
             raise
 
+    def count_tokens(self, text: str) -> int | None:
+        """See LLM.count_tokens."""
+        return self._llm.count_tokens(text)
+
     def _count(self, completion: Completion) -> Completion:
         with self._lock:
             self.calls += 1

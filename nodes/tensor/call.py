@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trace_core._lazy import require
 from trace_core._torch import PLAIN, Draws, as_recorded, devices_of, in_mode, mode_now
 from trace_core.context import current
 from trace_core.errors import ReplayError
@@ -61,10 +60,13 @@ class ModuleCall:
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run the module as it is, and note how."""
         owner = self.owner
-        with owner.lock.shared():
+        owner.lock.acquire_shared()
+        try:
             self._note_before(args, kwargs)
             result = owner.module(*args, **kwargs)
             self._note_after()
+        finally:
+            owner.lock.release_shared()
         return result
 
     def run_with(self, candidates: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -128,12 +130,12 @@ class ModuleCall:
 
     def pure(self, weights: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """``compute`` without preparation and random state, in a form that torch.compile can look into."""
-        torch = require("torch", extra="torch")
+        from torch.func import functional_call
+
+        module, positional, named = self.owner.module, tuple(args), dict(kwargs)
         if not self.mode.grad or self.mode.autocast:
-            return in_mode(
-                self.mode, lambda: torch.func.functional_call(self.owner.module, weights, tuple(args), dict(kwargs))
-            )
-        return torch.func.functional_call(self.owner.module, weights, tuple(args), dict(kwargs))
+            return in_mode(self.mode, lambda: functional_call(module, weights, positional, named))
+        return functional_call(module, weights, positional, named)
 
     def prepares_like(self, other: ModuleCall) -> bool:
         """Whether one preparation serves both."""

@@ -184,8 +184,8 @@ def _nothing_to_learn(versions: Sequence[Version]) -> GradientError:
 
 
 def _unreachable(trace: Trace, stops: dict[Any, Node]) -> GradientError:
-    order = {node: place for place, node in enumerate(trace.nodes)}  # list.index would compare values
-    places = tuple(sorted(set(stops.values()), key=order.__getitem__))
+    wanted = set(stops.values())
+    places = tuple([node for node in trace.nodes if node in wanted])
     where = _listed([_place(trace, node) for node in places])
     return GradientError(
         f"no gradient reaches the tensor parameters: gradients stop at {where}. Give the feedback on a differentiable "

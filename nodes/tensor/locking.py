@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from threading import Condition, get_ident
 from typing import TYPE_CHECKING
@@ -16,26 +15,37 @@ class SharedLock:
 
     def __init__(self) -> None:
         self._free = Condition()
-        self._sharing: Counter[int] = Counter()  # thread -> how often it is in
+        self._sharing: dict[int, int] = {}  # thread -> how often it is in
         self._owner: int | None = None
         self._depth = 0
+
+    def acquire_shared(self) -> None:
+        """Wait until nobody has the module to himself. Plain calls, as each run of the module makes them."""
+        me = get_ident()
+        with self._free:
+            while self._owner is not None and self._owner != me:
+                self._free.wait()
+            self._sharing[me] = self._sharing.get(me, 0) + 1
+
+    def release_shared(self) -> None:
+        """Undo one ``acquire_shared``."""
+        me = get_ident()
+        with self._free:
+            left = self._sharing[me] - 1
+            if left:
+                self._sharing[me] = left
+            else:
+                del self._sharing[me]
+                self._free.notify_all()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """While nobody has the module to himself."""
-        me = get_ident()
-        with self._free:
-            while self._owner not in (None, me):
-                self._free.wait()
-            self._sharing[me] += 1
+        self.acquire_shared()
         try:
             yield
         finally:
-            with self._free:
-                self._sharing[me] -= 1
-                if not self._sharing[me]:
-                    del self._sharing[me]
-                    self._free.notify_all()
+            self.release_shared()
 
     @contextmanager
     def alone(self) -> Iterator[None]:

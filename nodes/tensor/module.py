@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from operator import is_
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from trace_core._extra import note_seconds
 from trace_core._functions import named_arguments
 from trace_core._lazy import require
-from trace_core._values import ATOMIC
+from trace_core._values import ATOMIC, PLAIN_TENSORS
 from trace_core.context import body_frame, current
 from trace_core.module import Module
 from trace_core.node import failure, link, unwrap
@@ -116,7 +118,7 @@ class ModuleNode(Module):
             plain_kwargs[key], kept_kwargs[key] = unwrap(value)
         frame = body_frame(outer)
         token = current.set(frame)
-        inner = None
+        inner, started = None, perf_counter()
         try:
             if call.noted:
                 result = call.compute(candidates, plain_args, plain_kwargs)
@@ -128,7 +130,7 @@ class ModuleNode(Module):
                 result, inner = run_transparent(call, plain_args, plain_kwargs, [*kept, *kept_kwargs.values()], reads)
             else:
                 result = call.run(plain_args, plain_kwargs)
-            if type(result) not in ATOMIC:
+            if type(result) not in ATOMIC and type(result) not in PLAIN_TENSORS:
                 result = unwrap(result)[0]
         except Exception as error:
             raise failure(call, tuple(kept), kept_kwargs, reads, error, outer) from error  # type: ignore[arg-type]
@@ -137,6 +139,7 @@ class ModuleNode(Module):
         node = link(result, call, tuple(kept), kept_kwargs, reads + frame.external_reads(), outer)  # type: ignore[arg-type]
         if inner is not None and node.op is not None:
             node._more().inner = inner
+        note_seconds(node, started)
         return node
 
     def read(self, frame: Frame | None) -> tuple[tuple[Node, ...], dict[str, Any]]:
@@ -193,6 +196,12 @@ class ModuleNode(Module):
 
     def check_layout(self) -> None:
         """Raise TensorError if the module has other weights than when it was wrapped."""
+        if self.layout.holds():
+            return
+        with self.lock.shared():  # not while another thread has candidates in the place of the weights
+            self._compare_layout()
+
+    def _compare_layout(self) -> None:
         if self.layout.holds():
             return
         now = dict(self.module.named_parameters())

@@ -9,6 +9,7 @@ from trace_core._values import ByReference
 from trace_core.constraints import constraint_from
 from trace_core.errors import ParameterError
 from trace_core.node import Node, unwrap
+from trace_core.nodes.tensor import einops_nodes as _einops_nodes  # noqa: F401 - makes nodes known to einops
 from trace_core.parameter import Parameter, Version
 
 if TYPE_CHECKING:
@@ -140,10 +141,12 @@ class TensorParameter(Parameter):
         return self._current
 
     def _read(self, frame: Frame | None) -> Node:
-        if frame is not None and frame.overlay is not None and self in frame.overlay:
+        if frame is None:
+            return self.current()
+        if frame.overlay is not None and self in frame.overlay:
             return super()._read(frame)
         version = self.current()
-        if frame is not None and frame.reads is not None:
+        if frame.reads is not None:
             frame.reads[version] = None
         return version
 

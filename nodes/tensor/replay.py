@@ -63,6 +63,8 @@ class TensorReplay:
         if mode not in ("eager", "compile", "cuda-graph"):
             raise ReplayError(f"mode must be 'eager', 'compile' or 'cuda-graph', got {mode!r}")
         target = trace.output if until is None else until
+        if target not in set(trace.nodes):
+            raise ReplayError("until= is not a node of this trace: take one that lies between parameters and output")
         self.parameters = _chosen(trace, parameters, target)
         self.program = TensorProgram(trace, self.parameters, until)
         self.target = target
@@ -248,10 +250,17 @@ def _value_of(node: Node) -> Any:
 
 
 def _is_tested(node: Node, target: Node) -> bool:
+    """Whether the workflow looked at the value of a node, or at what was made of it on the way to the target.
+
+    Shapes do not count: those that depend on data are among the tests of what they were made of.
+    """
     extra = node._extra
-    if extra is None or (node is target and not extra.watchers):
+    if extra is None:
         return False
-    return bool(extra.guards and node is not target) or bool(extra.watchers)
+    later = (target._extra.watchers if target._extra is not None else None) or ()
+    if any(tested not in later for tested in extra.watchers or ()):
+        return True
+    return node is not target and any(how != "shape" for how in extra.guards or ())
 
 
 def _transformed() -> bool:

@@ -5,6 +5,7 @@ The nodes know what their values looked like and do not hold them: nobody can as
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
@@ -47,19 +48,8 @@ def run_transparent(
         kept: the recorded inputs, with nodes inside.
         versions: of the weights.
     """
-    torch = require("torch", extra="torch")
     sources = [*versions, *(node for value in kept for _, node in find_nodes(value))]
     recorder = _Recorder(sources)
-
-    base: Any = torch.overrides.TorchFunctionMode
-
-    class Watch(base):  # type: ignore[misc]
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            if not recorder.depth:
-                recorder.function(func, args, kwargs or {}, result)
-            return result
-
     owner = call.owner
     with owner.lock.alone():  # the hooks must not see another thread's run
         hooks = []
@@ -67,12 +57,32 @@ def run_transparent(
             for path, module in owner.module.named_modules():
                 if path and not module._modules:
                     hooks += recorder.watch(path, module)
-            with Watch():
+            with _watching()(recorder):
                 result = call.run(args, kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
     return result, recorder.inner(result)
+
+
+@cache  # made once: a class is a cycle, and would keep what it refers to until the next collection
+def _watching() -> Any:
+    base: Any = require("torch", extra="torch").overrides.TorchFunctionMode
+
+    class Watching(base):  # type: ignore[misc]
+        """Shows a recorder the calls of torch functions."""
+
+        def __init__(self, recorder: _Recorder) -> None:
+            super().__init__()
+            self.recorder = recorder
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if not self.recorder.depth:
+                self.recorder.function(func, args, kwargs or {}, result)
+            return result
+
+    return Watching
 
 
 class _Recorder:

@@ -164,6 +164,9 @@ class Mixed(Optimizer):
         """
         trace = self._cut(output, feedback)
         self._check_owned(trace)
+        for member in self._members:
+            if member.asks and not member.exhausted:
+                member.optimizer.ask(trace)  # type: ignore[attr-defined]
         self._send(trace)
         self._turns.fresh.append(trace)
         return trace.deposit()

@@ -55,7 +55,7 @@ class Turns:
             )
         self.steps += 1
         changed: dict[Parameter, Any] = {}
-        for member in self.members:
+        for member in sorted(self.members, key=lambda m: not m.asks):  # they run the trace again, as it was recorded
             member.waited += 1
             if member.numeric:
                 changed.update(self._numeric_step(member))

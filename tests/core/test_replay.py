@@ -294,6 +294,26 @@ def test_unpacked_and_generated_values() -> None:
         tc.Trace.of(third, "").replay({p: 1})
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: iter([1, 2]),
+        lambda: (x for x in [1, 2]),
+        lambda: map(int, "12"),
+        lambda: tc.node(iter([1, 2])),
+        lambda: [iter([1, 2])],
+    ],
+)
+def test_iterators_are_used_up(make: Any) -> None:
+    p = tc.node(2, trainable=True)
+    add = tc.bundle(lambda items, p: sum(items[0] if isinstance(items, list) else items) * p)
+    total = add(make(), p)
+    assert total.value == 6
+    with pytest.raises(tc.ReplayError, match="iterator"):
+        tc.Trace.of(total).replay({p: 3})
+    assert add([[1, 2]], p).backward("x").replay({p: 3}).value == 9
+
+
 def test_an_error_that_comes_again_is_the_same_path() -> None:
     p = tc.node(0, trainable=True)
     with pytest.raises(ZeroDivisionError):

@@ -168,3 +168,25 @@ def test_missing_networkx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     p = tc.node(1, trainable=True)
     with pytest.raises(tc.MissingExtra, match="pip install"):
         tc.Trace.of(p + 1, "").to_networkx()
+
+
+def test_seconds_name_the_operators_that_took_long() -> None:
+    from time import perf_counter
+
+    @tc.bundle
+    def slow(x: float) -> float:
+        end = perf_counter() + 0.002
+        while perf_counter() < end:
+            pass
+        return 2 * x
+
+    @tc.bundle
+    def outer(x: float) -> float:
+        return float(slow(x)) + 1
+
+    p = tc.node(1.0, trainable=True)
+    first = slow(p)
+    trace = tc.Trace.of(outer(first) + 1, "")
+    assert [node for node in trace.seconds if node is first] == [first]
+    assert {node.op.name for node in trace.seconds} == {"slow", "outer"}
+    assert all(seconds >= 0.002 for seconds in trace.seconds.values())

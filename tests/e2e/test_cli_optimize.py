@@ -226,6 +226,15 @@ def test_wrong_input_is_one_clear_message_and_exit_code_2(
     assert not provider.requests
 
 
+def test_a_folder_that_cannot_be_made_is_named(project: Path, provider: Provider) -> None:
+    (project / "file").write_text("")
+    done = run(project, provider, *ORDINARY, "--out", "file/result")
+    assert done.returncode == 2
+    assert "file/result" in done.stderr
+    assert "--out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_bad_line_is_named(project: Path, provider: Provider) -> None:
     lines = [json.dumps({"name": str(i)}) for i in range(20)]
     lines[16] = '{"name": '

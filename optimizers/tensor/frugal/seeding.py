@@ -53,9 +53,10 @@ def scattered(n: int, count: int, keys: tuple[int, int, int], device: Any) -> An
     factor, offset, shift = keys
     bits = torch.arange(count, dtype=torch.int64, device=device)
     bits.mul_(factor).add_(offset)
-    bits.bitwise_xor_((bits >> 32).bitwise_and_(0xFFFFFFFF)).mul_(MULTIPLIER)
-    bits.bitwise_xor_((bits >> 32).bitwise_and_(0xFFFFFFFF))
-    bits.bitwise_and_(0x7FFFFFFF)
+    high = bits >> 32
+    bits.bitwise_xor_(high.bitwise_and_(0xFFFFFFFF)).mul_(MULTIPLIER)
+    torch.bitwise_right_shift(bits, 32, out=high)
+    bits.bitwise_xor_(high).bitwise_and_(0x7FFFFFFF)
     if n % count == 0:
         width = n // count
         index = bits.mul_(width).bitwise_right_shift_(31)
@@ -64,7 +65,12 @@ def scattered(n: int, count: int, keys: tuple[int, int, int], device: Any) -> An
         edges = torch.arange(count + 1, dtype=torch.int64, device=device)  # the floors of i * n / count
         edges = (edges * (n % count)).div_(count, rounding_mode="floor").add_(edges, alpha=n // count)
         index = bits.mul_(edges[1:] - edges[:-1]).bitwise_right_shift_(31).add_(edges[:-1]).add_(shift)
-    return index.sub_((index >= n).to(torch.int64).mul_(n))
+    # Indices ascend up to the end of the range and begin anew there, in the middle of a stratum perhaps.
+    over = -((shift - n) * count // n)
+    edge = index[max(0, over - 1) : over]
+    edge.sub_((edge >= n).to(torch.int64).mul_(n))
+    index[over:].sub_(n)
+    return index
 
 
 def scatter_keys(n: int, seed: int, refresh: int, tensor: int) -> tuple[int, int, int]:

@@ -15,6 +15,24 @@ from trace_core.optimizers.tensor.frugal.rules import Workspace, descend, full_u
 _NOISE = 8.0  # a residual below this many roundings of the largest gradient entry is zero that did not come out as zero
 
 
+def rounding(tensor: Any) -> float:
+    """The relative rounding of a matrix product of tensors of this type and device, as the user has set torch up.
+
+    Where float32 products may be made in TF32 or bfloat16, what is noise is larger by a thousand times or more.
+    """
+    exact = float(torch.finfo(tensor.dtype).eps)
+    if tensor.dtype != torch.float32:
+        return exact
+    backends = torch.backends.cuda if tensor.is_cuda else torch.backends.mkldnn
+    setting = getattr(getattr(backends, "matmul", None), "fp32_precision", None)
+    if setting is None:  # torch before 2.9
+        coarse = {"high": "tf32", "medium": "tf32" if tensor.is_cuda else "bf16"}
+        setting = coarse.get(torch.get_float32_matmul_precision(), "ieee")
+    elif setting == "none":
+        setting = torch.backends.fp32_precision
+    return {"tf32": 2.0**-10, "bf16": 2.0**-7}.get(setting, exact)
+
+
 def step_subspaces(jobs: list[Job], group: dict[str, Any], rates: Rates, space: Workspace) -> None:
     """Equally shaped tensors are stacked where that pays: on a GPU, and for small ones on a CPU."""
 
@@ -65,7 +83,7 @@ def _residual(grad: Any, low: Any, part: Subspace, space: Workspace, room: int, 
         torch.addmm(grad, part.basis, low, alpha=-1, out=left)
     if denoise:
         least, most = torch.aminmax(grad)
-        bound = torch.maximum(-least, most).mul_(_NOISE * torch.finfo(grad.dtype).eps)
+        bound = torch.maximum(-least, most).mul_(_NOISE * rounding(grad))
         if grad.device.type == "cpu":
             bound = bound.item()  # nothing to wait for there, and clamping by numbers is four times as fast
         left.sub_(torch.clamp(left, -bound, bound, out=space.take("noise", grad.shape, grad, room)))
@@ -90,7 +108,7 @@ def _step_stacked(jobs: list[Job], group: dict[str, Any], rates: Rates, space: W
         rest = torch.baddbmm(grads, left, across, alpha=-1)
         if rule == "signsgd":
             largest = torch.linalg.vector_norm(grads, math.inf, dim=(1, 2), keepdim=True)
-            bound = largest.mul_(_NOISE * torch.finfo(dtype).eps)
+            bound = largest.mul_(_NOISE * rounding(grads))
             rest = rest.sub_(torch.clamp(rest, -bound, bound)).sign_()
         rest.mul_(-rates.free)
         update = rest.baddbmm_(*((change, across) if right else (left, change)))

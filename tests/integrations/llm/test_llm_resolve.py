@@ -178,3 +178,17 @@ def test_every_public_name_is_there() -> None:
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="nonsense"):
         package.nonsense  # noqa: B018 - the access is the test
+
+
+def test_a_metered_model_is_a_model_for_every_python() -> None:
+    """Since Python 3.12, isinstance() with a protocol does not see what ``__getattr__`` offers."""
+    import inspect
+
+    from trace_core.integrations.llm import LLM
+    from trace_core.integrations.llm.meter import Metered
+
+    metered = Metered(ScriptedLLM("hello"))
+    for name in ("model", "complete", "acomplete", "count_tokens"):
+        inspect.getattr_static(metered, name)
+    assert isinstance(metered, LLM)
+    assert resolve_llm(metered) is metered

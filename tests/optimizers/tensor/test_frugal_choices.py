@@ -197,6 +197,27 @@ def test_a_gradient_inside_the_subspace_leaves_nothing_to_the_sign() -> None:
     assert weight.abs().max() < 10
 
 
+@pytest.mark.parametrize("tall", [True, False])
+def test_what_counts_as_noise_follows_the_precision_of_products(tall: bool) -> None:
+    """A residual of 1e-4 of the gradient is real with exact products and noise where products are coarse."""
+    moved = {}
+    for precision in ("highest", "medium"):
+        weight = torch.zeros(40, 24) if tall else torch.zeros(24, 40)
+        grad = torch.zeros_like(weight)
+        grad[:6, :6] = torch.eye(6)
+        grad[7, 8] = 1e-4  # outside the six leading directions
+        optimizer = Frugal([{"params": [weight], "project": True}], lr=1.0, split="svd", density=0.25)
+        weight.grad = grad
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            optimizer.step()
+        finally:
+            torch.set_float32_matmul_precision(before)
+        moved[precision] = float(weight[7, 8])
+    assert moved == pytest.approx({"highest": -1.0, "medium": 0.0}, abs=1e-3)
+
+
 def test_a_gradient_that_is_not_finite_is_named_at_a_refresh() -> None:
     weight = torch.zeros(40, 24)
     optimizer = Frugal([("w", weight)], split="svd", project=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 
@@ -115,13 +116,28 @@ def test_one_launch_for_all_signs_does_what_many_do(dtype: str) -> None:
         assert torch.allclose(a, b, rtol=4 * torch.finfo(a.dtype).eps, atol=0.03 * torch.finfo(a.dtype).eps)
 
 
+def furthest_apart(p: Any, q: Any, lr: float) -> tuple[float, Any]:
+    """The largest difference in units of |q| + lr, the size of a value before its change, and its place."""
+    if not p.numel():
+        return 0.0, ()
+    off = ((p.float() - q.float()).abs() / (q.float().abs() + lr)).flatten()
+    place = int(off.argmax())
+    return float(off[place]), [int(i) for i in torch.unravel_index(torch.tensor(place), p.shape)]
+
+
 @pytest.mark.parametrize("split", ["columns", "rows", "randk"])
 @pytest.mark.parametrize("free", ["signsgd", "sgd", "none"])
 @pytest.mark.parametrize("density", [0.25, 0.3])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_one_pass_does_what_many_do(split: str, free: str, density: float, dtype: str) -> None:
-    """The kernel for chosen columns, rows and entries beside torch's own operators, with tensors of different ages."""
+    """The kernel for chosen columns, rows and entries beside torch's own operators, with tensors of different ages.
+
+    A step is about eight roundings to float32, some of the value and some of its change, in another order on each way
+    (with exact square roots and divisions the largest difference among a million values is 3.4 roundings); half
+    precision is rounded twice on one of the ways.
+    """
     half = getattr(torch, dtype)
+    room = max(8 * torch.finfo(torch.float32).eps, 2 * torch.finfo(half).eps)
     made = torch.Generator().manual_seed(0)
     shapes = [(300, 70), (512, 256), (256, 512), (5000,), (64, 3, 3, 3), (), (0, 4), (1025, 1023)]
     start = [torch.randn(s, generator=made).to(half).cuda() for s in shapes]
@@ -142,15 +158,15 @@ def test_one_pass_does_what_many_do(split: str, free: str, density: float, dtype
             first.step()
         second.step()
         for p, q in zip(one, many, strict=True):
-            room = 2 * torch.finfo(half).eps  # half precision is rounded twice on one of the ways
-            assert torch.allclose(p, q, rtol=room, atol=0.01 * room)
+            off, where = furthest_apart(p, q, 0.01)
+            assert off <= room, f"step {step}, {tuple(p.shape)}: {off:.3g} > {room:.3g} at {where}"
             q.copy_(p)
             left, right = first.state.get(p, {}), second.state.get(q, {})
             assert left.get("step") == right.get("step")
             assert torch.equal(first.chosen(p), second.chosen(q))
             for slot in ("exp_avg", "exp_avg_sq"):
                 if slot in left:
-                    assert torch.allclose(left[slot], right[slot], rtol=1e-5, atol=1e-7)
+                    assert torch.allclose(left[slot], right[slot], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["svd", "random"])
@@ -171,3 +187,21 @@ def test_stacked_tensors_go_their_own_ways(split: str, free: str) -> None:
         results.append([p.cpu() for p in params])
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_coarse_products_do_not_turn_noise_into_steps(precision: str, copies: int) -> None:
+    """With TF32 products the residual of a gradient that lies in the subspace is a thousand times noisier."""
+    made = torch.Generator().manual_seed(0)
+    weights = [torch.zeros(400, 240, device="cuda") for _ in range(copies)]
+    optimizer = Frugal([{"params": weights, "project": True}], lr=1.0, split="svd", density=0.25, free_scale=1e6)
+    for weight in weights:
+        weight.grad = (torch.randn(400, 3, generator=made) @ torch.randn(3, 240, generator=made)).cuda()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        optimizer.step()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert all(weight.abs().max() < 10 for weight in weights)

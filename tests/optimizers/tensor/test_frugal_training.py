@@ -147,6 +147,46 @@ def test_strides_do_not_matter(split: str) -> None:
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_momentum_starts_at_zero() -> None:
+    """A buffer that starts as a copy of the parameter would move it without any gradient."""
+    for split in SPLITS:
+        weight = torch.full((4, 4), 10.0)
+        optimizer = Frugal([{"params": [weight], "project": True}], lr=1.0, full="sgdm", split=split)
+        for _ in range(3):
+            weight.grad = torch.zeros_like(weight)
+            optimizer.step()
+        assert torch.equal(weight, torch.full((4, 4), 10.0))
+
+
+def test_tensors_that_stay_chosen_keep_their_moments_and_the_others_start_anew() -> None:
+    params = [torch.zeros(4, 4) for _ in range(6)]
+    optimizer = Frugal([{"params": params, "project": True}], split="block", density=0.7, gap=5)
+    before: set[int] = set()
+    seen = []
+    for step in range(26):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        if step % 5 == 0:  # a refresh was made
+            active = set(optimizer.param_groups[0]["active"])
+            assert {i for i in range(6) if params[i] in optimizer.state} == active
+            ages = {i: optimizer.state[params[i]]["step"] for i in active}
+            assert all((ages[i] > 1) is (i in before) for i in active)
+            seen.append(active & before)
+            before = active
+    assert any(seen)
+
+
+def test_generators_serve_as_lists() -> None:
+    net = network()
+    names = [name for name, _ in net.named_parameters()]
+    assert len(Frugal(net.parameters(), project=True).param_groups[0]["params"]) == len(names)
+    group = Frugal([{"params": (p for p in net.parameters()), "project": False}]).param_groups[0]
+    assert all(p is q for p, q in zip(group["params"], net.parameters(), strict=True))
+    named = Frugal(net.named_parameters(), project=lambda name, tensor: tensor.dim() > 1)
+    assert sorted(n for g in named.param_groups for n in g["param_names"]) == sorted(names)
+
+
 def test_frozen_and_unused_parameters_are_left_alone() -> None:
     used, unused = torch.randn(4, 4), torch.randn(4, 4)
     optimizer = Frugal([{"params": [used, unused], "project": True}], split="block", density=0.5, gap=1)

@@ -247,8 +247,10 @@ def test_what_is_no_tensor_parameter_is_refused_with_its_name() -> None:
     with pytest.raises(OptimizerError, match=r"text parameter \(prompt\).*Mixed"):
         TorchOptimizer([tc.Parameter("hello", name="prompt")], torch.optim.SGD, lr=0.1)
     module = network()
+    twins = [TensorParameter(module[0].weight) for _ in range(2)]
     with pytest.raises(OptimizerError, match="share one tensor"):
-        TorchOptimizer([module_node(module), module_node(module)], torch.optim.SGD, lr=0.1)
+        TorchOptimizer(twins, torch.optim.SGD, lr=0.1)
+    assert module_node(module).parameters() == module_node(module).parameters()  # one parameter for each weight
     weight = TensorParameter([1.0], name="w")
     with pytest.raises(OptimizerError, match="'w' is in two groups"):
         TorchOptimizer([{"params": weight}, {"params": weight}], torch.optim.SGD, lr=0.1)
