@@ -4,9 +4,9 @@ The data are the names of countries and regions in six languages as the Unicode 
 (extra ``examples``). Names that two of the languages share are left out. Training, validation and held-out examples
 have different countries, so what is learned must be the spelling of a language, not a list of names.
 
-Two functions are code parameters: ``features`` finds marks in the spelling, ``rule`` guesses a language from it. A
-tensor, ``head``, weighs each word and each mark for each language. A language model alone can only write the rule; a
-numeric optimizer alone can only weigh whole words and the two marks that are there at first.
+``rules`` is a text: lines such as "ß = German", a mark in the spelling and the language it speaks for. ``head`` is a
+tensor: what each mark is worth for each language, on top of its one vote. A language model alone can only name marks
+and languages; a numeric optimizer alone can only weigh the two marks that are there at first.
 
     python -m trace_core.examples.country_names            # all three settings, three seeds
     python -m trace_core.examples.country_names --seeds 0 --settings both --log
@@ -15,6 +15,7 @@ numeric optimizer alone can only weigh whole words and the two marks that are th
 from __future__ import annotations
 
 import random
+import re
 import time
 import zlib
 from functools import partial
@@ -31,77 +32,82 @@ if TYPE_CHECKING:
 
 LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish", "fi": "Finnish", "pl": "Polish", "tr": "Turkish"}
 LABELS = list(LANGUAGES.values())
-BUCKETS = 4096
+BUCKETS = 1024
 SIZES = (320, 200)
 SETTINGS = ("llm", "numeric", "both")
+FIRST_RULES = "ß = German\nland = German"
 OBJECTIVE = (
     "Tell in which language the name of a country is written: German, French, Spanish, Finnish, Polish or Turkish. "
-    "features(text) finds marks in the spelling, whose weights are learned. rule(text) gives the language if the "
-    "spelling shows it, else ''. Both need many more marks, for all six languages."
+    "Each rule names a mark, a special letter or a typical ending or part of a word, and its language. All marks in a "
+    "name vote. At most 30 rules, for all six languages."
 )
 OPTIMIZER: dict[str, Any] = {
     "objective": OBJECTIVE,
     "focus": 1,
-    "memory": 2,
-    "examples": 3,
-    "max_prompt_tokens": 800,
-    "max_answer_tokens": 200,
+    "memory": 1,
+    "examples": 4,
+    "max_prompt_tokens": 1400,
+    "max_answer_tokens": 320,
     "temperature": 0.8,
-    "long_code": 0,
 }
+_RULE = re.compile(rf"([^\s=,;:\"']+)[\"']?\s*[=:]\s*({'|'.join(LABELS)})")
 
 
-def features(text: str) -> list[str]:
-    """The marks in the spelling of a name: letters and endings that tell the languages apart."""
-    marks = ["ß", "land"]
-    return [mark for mark in marks if mark in text.lower()]
+def read_rules(text: str) -> dict[str, str]:
+    """mark -> language, from lines such as "ß = German"; what is no rule is passed over."""
+    return {mark.lower(): language for mark, language in _RULE.findall(text)}
 
 
-def rule(text: str) -> str:
-    """The language whose mark is in the name, or ''."""
-    marks = {"ß": "German"}
-    for mark, language in marks.items():
-        if mark in text.lower():
-            return language
-    return ""
+def has_rules(text: str) -> bool:
+    """lines such as: mark = Language"""
+    return 0 < len(read_rules(text)) <= 30
 
 
 class CountryNames(tc.Module):
-    """One score for each language: 3 for what the rule says, and the weights of the rule's guess and of the marks."""
+    """Each mark of the rules that is in a name votes for its language, and counts what the head has learned of it."""
 
     def __init__(self) -> None:
         torch = require("torch", extra="torch")
         from trace_core.nodes.tensor import TensorParameter
 
-        self.features = tc.bundle(trainable=True)(features)
-        self.rule = tc.bundle(trainable=True)(rule)
-        self.head = TensorParameter(torch.zeros(BUCKETS, len(LABELS)), name="head", description="weights of pieces")
+        self.rules = tc.Parameter(
+            FIRST_RULES, constraint=has_rules, description="marks and their languages, a line each"
+        )
+        self.head = TensorParameter(torch.zeros(BUCKETS, len(LABELS)), name="head", description="weights of marks")
 
     def forward(self, text: str) -> Node:
         """The language."""
-        language: Node = self.choose(self.features(text), self.rule(text))
+        language: Node = self.choose(self.votes(text))
         return language
 
     @tc.bundle
-    def choose(self, marks: Any, guess: Any) -> str:
-        """The language with the highest score."""
-        return LABELS[int(self._scores(marks, guess).argmax())]
+    def votes(self, text: str) -> list[str]:
+        """The rules whose mark is in the name."""
+        return [
+            f"{mark} = {language}" for mark, language in read_rules(self.rules.value).items() if mark in text.lower()
+        ]
 
     @tc.bundle
-    def loss(self, marks: Any, guess: Any, language: str) -> Any:
-        """How far the scores by marks and by the rule's guess are from the right language."""
+    def choose(self, votes: list[str]) -> str:
+        """The language with the highest score."""
+        return LABELS[int(self._scores(votes).argmax())]
+
+    @tc.bundle
+    def loss(self, votes: list[str], language: str) -> Any:
+        """How far the scores by votes and weights are from the right language."""
         torch = require("torch", extra="torch")
-        return torch.nn.functional.cross_entropy(self._scores(marks, guess), torch.tensor(LABELS.index(language)))
+        return torch.nn.functional.cross_entropy(self._scores(votes), torch.tensor(LABELS.index(language)))
 
-    def _scores(self, marks: Any, guess: Any) -> Any:
+    def _scores(self, votes: list[str]) -> Any:
         torch = require("torch", extra="torch")
-        rows = [_row("name"), _row(f"rule {guess}"), *{_row(f"mark {mark}") for mark in marks}]
-        return self.head.value[rows].sum(0) + 3.0 * torch.tensor([float(label == guess) for label in LABELS])
+        pairs = [vote.rpartition(" = ") for vote in votes]
+        scores = self.head.value[[_row(""), *(_row(mark) for mark, _, _ in pairs)]].sum(0)
+        return scores + torch.tensor([float(sum(said == label for _, _, said in pairs)) for label in LABELS])
 
 
-def _row(piece: str) -> int:
-    """Its row in the head: pieces are hashed, so there may be any."""
-    return zlib.crc32(piece.encode()) % BUCKETS
+def _row(mark: str) -> int:
+    """Its row in the head: marks are hashed, so there may be any; '' stands in every name."""
+    return zlib.crc32(mark.encode()) % BUCKETS
 
 
 def load(seed: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -135,10 +141,9 @@ def accuracy(workflow: CountryNames, examples: list[Any]) -> float:
 def make_optimizer(
     workflow: CountryNames, setting: str, llm: LLM | str, *, every: int, proposals: int, seed: int, **options: Any
 ) -> Mixed:
-    """``llm`` writes the rule, ``numeric`` learns the head, ``both`` do that and write the features."""
+    """``llm`` writes the rules, ``numeric`` learns the head, ``both`` do both."""
     torch = require("torch", extra="torch")
-    code, rules, head = workflow.features.code, workflow.rule.code, workflow.head
-    frozen: dict[str, list[tc.Parameter]] = {"llm": [code, head], "numeric": [code, rules], "both": []}
+    frozen: dict[str, list[tc.Parameter]] = {"llm": [workflow.head], "numeric": [workflow.rules], "both": []}
     return Mixed.by_kind(
         workflow,
         llm=Part(partial(OptoPrime, llm=llm, seed=seed, **{**OPTIMIZER, **options}), every=every, budget=proposals),
@@ -163,23 +168,18 @@ def train(
         optimizer.zero_feedback()
         for example in drawn.sample(examples, batch):
             text, language = example["text"], example["language"]
-            try:
-                marks, guess = workflow.features(text), workflow.rule(text)
-                chosen = workflow.choose(marks, guess).value
-                output = workflow.loss(marks, guess, language)
-            except tc.ExecutionError as error:
-                optimizer.backward(error.node, (0.0, str(error)))
-                continue
+            votes = workflow.votes(text)
+            chosen = workflow.choose(votes).value
             said = f"{text}: {chosen}, {'right' if chosen == language else f'but it is {language}'}"
-            optimizer.backward(output, (float(chosen == language), said))
+            optimizer.backward(workflow.loss(votes, language), (float(chosen == language), said))
         optimizer.step(lambda: accuracy(workflow, validation))
     return list(optimizer.log)
 
 
 def run(
     setting: str, seed: int, llm: LLM | str, *, proposals: int = 6, every: int = 20, **options: Any
-) -> tuple[float, list[Event]]:
-    """(held-out accuracy, what happened) after training in a setting; ``options`` go to OptoPrime.
+) -> tuple[float, list[Event], CountryNames]:
+    """(held-out accuracy, what happened, what was learned) in a setting; ``options`` go to OptoPrime.
 
     ``every`` numeric steps come before the first proposal and after each, so that the last one is judged at the end.
     """
@@ -187,7 +187,7 @@ def run(
     examples, validation, held_out = load(seed)
     optimizer = make_optimizer(workflow, setting, llm, every=every, proposals=proposals, seed=100 * seed, **options)
     events = train(workflow, optimizer, examples, validation, steps=every * (proposals + 1), seed=seed)
-    return accuracy(workflow, held_out), events
+    return accuracy(workflow, held_out), events, workflow
 
 
 def main() -> None:
@@ -213,11 +213,13 @@ def main() -> None:
         row = []
         for setting in given.settings:
             began = time.monotonic()
-            score, events = run(setting, seed, llm, proposals=given.proposals, every=given.every)
+            score, events, workflow = run(setting, seed, llm, proposals=given.proposals, every=given.every)
             row.append(f"{score:.3f}")
             console.print(f"seed {seed}, {setting}: {score:.3f} ({time.monotonic() - began:.0f} s)")
             for event in events if given.log else ():
                 console.print(f"  step {event.step}: {event.part} {event.kind}: {event.reason}", markup=False)
+            if given.log:
+                console.print("  " + workflow.rules.value.replace("\n", "; "), markup=False)
         table.add_row(str(seed), *row)
     console.print(table)
 

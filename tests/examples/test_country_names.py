@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from typing import Any
@@ -16,26 +15,20 @@ pytest.importorskip("babel")
 
 from trace_core.examples import country_names  # noqa: E402
 
-_SHOWN = re.compile(r"feedback: score \d: (.+?): (?:\w+), (?:right|but it is (\w+))")
-_MARKS = re.compile(r"marks = (\[.*?\]|\{.*?\})")
+_SHOWN = re.compile(r"feedback: score \d: (.+?): \w+, but it is (\w+)")
+_CURRENT = re.compile(r'# Current value\nrules = (?:""")?(.*?)(?:""")?\n# Examples', re.DOTALL)
 
 
-def adds_marks(messages: list[Any]) -> str:
-    """Adds letters and endings of the misjudged names in the prompt to the marks in the code shown; knows no more."""
+def adds_rules(messages: list[Any]) -> str:
+    """Adds a rule for the special letters, else the ending, of each misjudged name in the prompt; knows no more."""
     prompt = messages[-1]["content"]
-    name = "features" if "def features(" in prompt else "rule"
-    code = prompt[prompt.index(f"def {name}(") : prompt.index("# Examples")].rstrip()
-    marks: Any = ast.literal_eval(_MARKS.search(code)[1])  # type: ignore[index]
+    rules = country_names.read_rules(_CURRENT.search(prompt)[1])  # type: ignore[index]
     for text, language in _SHOWN.findall(prompt):
-        if language:
-            found = [letter for letter in text.lower() if letter.isalpha() and not letter.isascii()]
-            for mark in [*found, text.lower()[-3:]]:
-                if name == "features" and mark not in marks:
-                    marks.append(mark)
-                elif name == "rule" and found:
-                    marks.setdefault(mark, language)
-    written = json.dumps(marks, ensure_ascii=False)
-    return f"Reason: more marks\n```python\n{_MARKS.sub(lambda _: f'marks = {written}', code)}\n```"
+        special = [letter for letter in text.lower() if letter.isalpha() and not letter.isascii()]
+        for mark in special or [text.lower()[-2:]]:
+            rules.setdefault(mark, language)
+    lines = [f"{mark} = {language}" for mark, language in list(rules.items())[-30:]]
+    return json.dumps({"reasoning": "more marks", "rules": "\n".join(lines)}, ensure_ascii=False)
 
 
 def test_no_country_is_in_two_parts() -> None:
@@ -47,21 +40,26 @@ def test_no_country_is_in_two_parts() -> None:
     assert [len(part) for part in parts[:2]] == [*country_names.SIZES]
 
 
-def test_the_model_is_shown_the_code_the_names_and_the_training() -> None:
-    llm = ScriptedLLM(adds_marks)
-    _, events = country_names.run("both", 0, llm, proposals=2, every=4)
+def test_the_model_is_shown_the_rules_the_names_and_the_training() -> None:
+    llm = ScriptedLLM(adds_rules)
+    events = country_names.run("both", 0, llm, proposals=2, every=4)[1]
     assert events
     prompts = "\n".join(call.prompt for call in llm.calls)
-    for shown in ("def features(text: str)", "def rule(text: str)", "but it is", "Adam, steps 1 to 4; loss"):
+    for shown in ("ß = German", "votes('", "but it is", "Adam, steps 1 to 4; loss"):
         assert shown in prompts
+
+
+def test_rules_are_read_leniently() -> None:
+    text = 'ß = German, "ñ": Spanish; ł = Polish\nthe rest = unknown'
+    assert country_names.read_rules(text) == {"ß": "German", "ñ": "Spanish", "ł": "Polish"}
+    assert not country_names.has_rules("no rule")
 
 
 @pytest.mark.slow
 def test_both_reach_what_neither_does_alone() -> None:
     scores = {}
     for setting in country_names.SETTINGS:
-        scores[setting], events = country_names.run(
-            setting, 0, ScriptedLLM(adds_marks), examples=16, max_prompt_tokens=4000
-        )
+        llm = ScriptedLLM(adds_rules)
+        scores[setting], events, _ = country_names.run(setting, 0, llm, examples=12, max_prompt_tokens=4000)
         assert any(event.kind == "kept" for event in events) == (setting != "numeric")
     assert scores["both"] > max(scores["llm"], scores["numeric"]) + 0.03
