@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from trace_core._arrays import refuse_in_place
 from trace_core._extra import Extra
 from trace_core._torch import STOCHASTIC, is_default_mode, mode_now
-from trace_core._values import ATOMIC, PLAIN_ARGUMENTS, PLAIN_TENSORS, REFERENCE, UNSET, snapshot, tensor_mark
+from trace_core._values import (
+    ATOMIC,
+    PLAIN_ARGUMENTS,
+    PLAIN_TENSORS,
+    REFERENCE,
+    UNSET,
+    all_atomic,
+    snapshot,
+    tensor_mark,
+)
 from trace_core.context import current
 from trace_core.guards import note_shape
 from trace_core.node import (
@@ -67,6 +76,10 @@ def operands(args: Iterable[Any]) -> tuple[list[Any], list[Any]] | None:
             plain.append(arg)
             kept.append(leaf(arg))
         elif kind is tuple or kind is list:
+            if all_atomic(arg):  # shapes, dims
+                plain.append(arg)
+                kept.append(arg if kind is tuple else arg.copy())
+                continue
             inside = operands(arg)
             if inside is None:
                 return None
@@ -92,6 +105,15 @@ def operands(args: Iterable[Any]) -> tuple[list[Any], list[Any]] | None:
 
 def run(op: Operator, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Node:
     """Compute and record, outside of any scope. ``kwargs`` is handed over."""
+    if len(args) == 1 and not kwargs:
+        (arg,) = args
+        if type(arg) is Node:
+            value = arg._value
+            if type(value) in PLAIN_TENSORS and value._version == arg._snap.version:
+                try:
+                    return made(fn(value), op, args, None)
+                except Exception:  # noqa: BLE001 - done again by the general path, which reports it as ExecutionError
+                    return apply(op, args, kwargs)
     found = operands(args)
     if found is None:
         return apply(op, args, kwargs)
