@@ -1,0 +1,50 @@
+"""What can be wrong with a robust decision problem, each with what is needed to find the place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trace_core.errors import TraceCoreError
+
+
+class DecisionError(TraceCoreError):
+    """Root of the errors of decisions under uncertainty."""
+
+
+class InvalidProblem(DecisionError, ValueError):
+    """A field of a decision, an uncertainty set or a stage cannot be used.
+
+    Attributes:
+        field: its name, such as ``uncertainty 'xi': gamma``.
+        index: position of the offending entry; None where the whole field is wrong.
+        value: the offending value.
+    """
+
+    def __init__(self, field: str, problem: str, *, index: tuple[int, ...] | None = None, value: Any = None) -> None:
+        where = "" if index is None else f"[{', '.join(map(str, index))}]"
+        super().__init__(f"{field}{where} {problem}")
+        self.field, self.index, self.value = field, index, value
+
+
+class InfeasibleFirstStage(DecisionError):
+    """No decision satisfies the constraints.
+
+    Attributes:
+        conflict: a smallest set of constraints that cannot hold together, as text; without any of them it could.
+    """
+
+    def __init__(self, conflict: list[str]) -> None:
+        super().__init__(f"no decision within its bounds satisfies these constraints together: {'; '.join(conflict)}")
+        self.conflict = conflict
+
+
+class SolverError(DecisionError):
+    """The MILP solver ended without an answer that can be used.
+
+    Attributes:
+        status: the solver's word for it.
+    """
+
+    def __init__(self, what: str, status: str) -> None:
+        super().__init__(f"{what}: the solver ended with {status!r}")
+        self.status = status
