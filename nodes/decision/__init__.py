@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trace_core.nodes.decision.errors import DecisionError, InfeasibleFirstStage, InvalidProblem, SolverError
+    from trace_core.nodes.decision.errors import (
+        DecisionError,
+        Infeasible,
+        InfeasibleFirstStage,
+        InvalidProblem,
+        ModelMismatch,
+        SolverError,
+    )
     from trace_core.nodes.decision.milp import Model, Solution
     from trace_core.nodes.decision.parameter import DecisionParameter, Linear, decision
     from trace_core.nodes.decision.polytope import Ellipsoid, Polytope
+    from trace_core.nodes.decision.stage import MilpStage
     from trace_core.nodes.decision.uncertainty import Box, Budget, Scenarios, UncertaintySet
 
 _HOME = {
@@ -17,10 +25,13 @@ _HOME = {
     "DecisionError": "errors",
     "DecisionParameter": "parameter",
     "Ellipsoid": "polytope",
+    "Infeasible": "errors",
     "InfeasibleFirstStage": "errors",
     "InvalidProblem": "errors",
     "Linear": "parameter",
+    "MilpStage": "stage",
     "Model": "milp",
+    "ModelMismatch": "errors",
     "Polytope": "polytope",
     "Scenarios": "uncertainty",
     "Solution": "milp",
@@ -35,10 +46,13 @@ __all__ = [
     "DecisionError",
     "DecisionParameter",
     "Ellipsoid",
+    "Infeasible",
     "InfeasibleFirstStage",
     "InvalidProblem",
     "Linear",
+    "MilpStage",
     "Model",
+    "ModelMismatch",
     "Polytope",
     "Scenarios",
     "Solution",

@@ -48,3 +48,26 @@ class SolverError(DecisionError):
     def __init__(self, what: str, status: str) -> None:
         super().__init__(f"{what}: the solver ended with {status!r}")
         self.status = status
+
+
+class Infeasible(DecisionError):
+    """A second stage raises it where the decision leaves no way to react; ``violation`` says by how much, if known."""
+
+    def __init__(self, message: str = "no reaction is possible", *, violation: float | None = None) -> None:
+        super().__init__(message)
+        self.violation = violation
+
+
+class ModelMismatch(DecisionError):
+    """Two descriptions of the second stage differ at one point.
+
+    Attributes:
+        x, xi: the point.
+        expected, found: the values.
+    """
+
+    def __init__(self, what: str, x: Any, xi: Any, expected: float, found: float) -> None:
+        super().__init__(
+            f"{what} gives {found:.9g} where the recourse says {expected:.9g}, at x={x!r:.120}, xi={xi!r:.120}"
+        )
+        self.x, self.xi, self.expected, self.found = x, xi, expected, found

@@ -127,13 +127,18 @@ class Model:
         return any(block.any() for block in self._integer)
 
     def solve(
-        self, *, seconds: float = math.inf, gap: float = 1e-9, start: tuple[Columns, Array] | None = None
+        self,
+        *,
+        seconds: float = math.inf,
+        gap: float = 1e-9,
+        absolute_gap: float = 1e-9,
+        start: tuple[Columns, Array] | None = None,
     ) -> Solution:
         """Solve.
 
         Args:
             seconds: wall time limit.
-            gap: relative gap at which a solution counts as optimal.
+            gap, absolute_gap: the relative or absolute gap at which a solution counts as optimal.
             start: columns and values of a solution to begin with; the solver completes the others.
 
         Raises SolverError for a status without meaning (numerical trouble, errors of the solver).
@@ -147,7 +152,7 @@ class Model:
         for option, value in (
             ("time_limit", limit),
             ("mip_rel_gap", gap),
-            ("mip_abs_gap", 1e-9),
+            ("mip_abs_gap", max(absolute_gap, 1e-9)),
             ("presolve", "choose"),
         ):
             highs.setOptionValue(option, value)
