@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trace_core.nodes.decision.errors import (
+        BadOutcome,
+        BudgetTooSmall,
         DecisionError,
         Infeasible,
         InfeasibleFirstStage,
         InvalidProblem,
         ModelMismatch,
+        NoDependence,
+        NoisySecondStage,
         SolverError,
     )
     from trace_core.nodes.decision.milp import Model, Solution
@@ -20,8 +24,10 @@ if TYPE_CHECKING:
     from trace_core.nodes.decision.uncertainty import Box, Budget, Scenarios, UncertaintySet
 
 _HOME = {
+    "BadOutcome": "errors",
     "Box": "uncertainty",
     "Budget": "uncertainty",
+    "BudgetTooSmall": "errors",
     "DecisionError": "errors",
     "DecisionParameter": "parameter",
     "Ellipsoid": "polytope",
@@ -32,6 +38,8 @@ _HOME = {
     "MilpStage": "stage",
     "Model": "milp",
     "ModelMismatch": "errors",
+    "NoDependence": "errors",
+    "NoisySecondStage": "errors",
     "Polytope": "polytope",
     "Scenarios": "uncertainty",
     "Solution": "milp",
@@ -41,8 +49,10 @@ _HOME = {
 }
 
 __all__ = [
+    "BadOutcome",
     "Box",
     "Budget",
+    "BudgetTooSmall",
     "DecisionError",
     "DecisionParameter",
     "Ellipsoid",
@@ -53,6 +63,8 @@ __all__ = [
     "MilpStage",
     "Model",
     "ModelMismatch",
+    "NoDependence",
+    "NoisySecondStage",
     "Polytope",
     "Scenarios",
     "Solution",

@@ -71,3 +71,32 @@ class ModelMismatch(DecisionError):
             f"{what} gives {found:.9g} where the recourse says {expected:.9g}, at x={x!r:.120}, xi={xi!r:.120}"
         )
         self.x, self.xi, self.expected, self.found = x, xi, expected, found
+
+
+class BadOutcome(DecisionError):
+    """The second stage gave what is no cost: not one finite number, or an exception.
+
+    Attributes:
+        x, xi: where, to run it again.
+        value: what it gave.
+    """
+
+    def __init__(self, problem: str, x: Any, xi: Any, value: Any = None) -> None:
+        super().__init__(f"the second stage {problem}, at x={x.tolist()!r:.200}, xi={xi.tolist()!r:.200}")
+        self.x, self.xi, self.value = x, xi, value
+
+
+class BudgetTooSmall(DecisionError, ValueError):
+    """Too few executions to learn anything; ``minimum`` says how many are needed."""
+
+    def __init__(self, given: int, minimum: int) -> None:
+        super().__init__(f"{given} executions are too few to learn the second stage: at least {minimum} are needed")
+        self.minimum = minimum
+
+
+class NoisySecondStage(UserWarning):
+    """The second stage gave different values for the same input."""
+
+
+class NoDependence(UserWarning):
+    """The second stage's value does not depend on the decision, or not on what comes."""

@@ -143,19 +143,16 @@ class Budget(UncertaintySet):
         return float(price @ xi), xi
 
     def _sample(self, number_of: int, generator: np.random.Generator) -> Array:
-        rows = np.empty((number_of, self.size))
-        for k in range(number_of):
-            kind = generator.uniform()
-            if kind < 0.45:  # a corner: the whole budget on few coordinates
-                z = np.zeros(self.size)
-                z[generator.permutation(self.size)] = np.clip(self.gamma - np.arange(self.size), 0.0, 1.0)
-            elif kind < 0.75:  # unequal shares of a part of the budget
-                z = generator.dirichlet(np.full(self.size, 0.3)) * self.gamma * generator.uniform(0.5, 1.0)
-            else:
-                z = generator.uniform(size=self.size)
-            z = np.minimum(z, 1.0)
-            rows[k] = z * min(1.0, self.gamma / max(z.sum(), 1e-12))
-        return self.low + rows * self._range
+        shape = (number_of, self.size)
+        kind = generator.uniform(size=(number_of, 1))
+        ranks = np.argsort(generator.uniform(size=shape), axis=1)
+        corners = np.clip(self.gamma - ranks, 0.0, 1.0)  # the whole budget on few coordinates
+        shares = generator.dirichlet(np.full(self.size, 0.3), number_of) * self.gamma
+        shares *= generator.uniform(0.5, 1.0, (number_of, 1))
+        z = np.where(kind < 0.45, corners, np.where(kind < 0.75, shares, generator.uniform(size=shape)))
+        z = np.clip(z, 0.0, 1.0)
+        z *= np.minimum(1.0, self.gamma / np.maximum(z.sum(axis=1, keepdims=True), 1e-12))
+        return self.low + z * self._range
 
 
 class Scenarios(UncertaintySet):

@@ -183,7 +183,7 @@ class ExactSolver:
             x = self.x.copy()
             for entry in moves.pop():
                 x[entry] = 1.0 - x[entry]
-            if x.tobytes() in self._seen or not self._allowed(x):
+            if x.tobytes() in self._seen or not self.problem.allows(x):
                 continue
             first, tried = self.problem.value_of(x), tried + 1
             attack = self._attack(x, first, [*self.main.scenarios[-3:], self.xi])
@@ -200,13 +200,6 @@ class ExactSolver:
         order = self._generator.permutation(len(pairs))
         singles = [(int(i),) for i in self._generator.permutation(len(x))]
         return [*(pairs[k] for k in order), *singles]
-
-    def _allowed(self, x: Array) -> bool:
-        try:
-            self.problem.split(x)
-        except ParameterError:
-            return False
-        return True
 
     def _attack(
         self, x: Array, first: float, known: list[Array] | None = None, promised: float | None = None

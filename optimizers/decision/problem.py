@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trace_core.errors import ParameterError
 from trace_core.nodes.decision.checks import Array, array
 from trace_core.nodes.decision.errors import InvalidProblem
 from trace_core.nodes.decision.parameter import DecisionParameter
@@ -90,6 +91,14 @@ class RobustProblem:
     def repaired(self, x: Array) -> Array:
         """A solver's x with integers rounded and bounds kept. Raises ParameterError if it is not allowed."""
         return np.concatenate([np.asarray(value, dtype=np.float64) for value in self.split(x).values()])
+
+    def allows(self, x: Array) -> bool:
+        """Whether x satisfies every bound and constraint."""
+        try:
+            self.split(x)
+        except ParameterError:
+            return False
+        return True
 
     def current(self) -> Array:
         """The decisions' present values as one vector."""

@@ -2,8 +2,8 @@
 
 A neuron ``h = max(0, a)`` with ``low <= a <= high`` becomes ``h >= a``, ``h >= 0``, ``h <= a - low (1 - z)``,
 ``h <= high z`` with one binary z; none of this where its sign is known: then it is ``a`` or 0.
-Sources: Fischetti and Jo, "Deep neural networks and mixed integer linear optimization" (2018); bounds by linear programs:
-Tjeng, Xiao and Tedrake, "Evaluating robustness of neural networks with mixed integer programming" (2019).
+Sources: Fischetti and Jo, "Deep neural networks and mixed integer linear optimization" (2018); for bounds by linear
+programs, Tjeng, Xiao and Tedrake, "Evaluating robustness of neural networks with mixed integer programming" (2019).
 """
 
 from __future__ import annotations
@@ -81,6 +81,19 @@ class ReluNetwork:
         weights, biases = self.layers[-1]
         values: Array = hidden @ weights.T + biases + given @ self.skip.T
         return values
+
+    def slopes(self, points: Array) -> Array:
+        """Derivatives (rows, inputs) of the first output by the inputs, on one side where there are two."""
+        hidden, masks = points, []
+        for weights, biases in self.layers[:-1]:
+            before = hidden @ weights.T + biases
+            masks.append(before > 0)
+            hidden = np.maximum(before, 0.0)
+        slopes = np.broadcast_to(self.layers[-1][0][0], (len(points), self.layers[-1][0].shape[1]))
+        for (weights, _), mask in zip(reversed(self.layers[:-1]), reversed(masks), strict=True):
+            slopes = (slopes * mask) @ weights
+        found: Array = slopes + self.skip[0]
+        return found
 
 
 @dataclass(frozen=True)
