@@ -3,6 +3,7 @@
 
     python benchmarks/neur2ro.py exact                     (a) 32 published knapsacks and capital budgeting, certified
     python benchmarks/neur2ro.py exact --sizes 20 --json out.json
+    python benchmarks/neur2ro.py blackbox                  (c) knapsacks that can only be run, beside random search
     python benchmarks/neur2ro.py --quick                   every part on few instances
 
 One process, one thread. Budgets and times are CPU seconds of this process, so that a loaded machine does not change the
@@ -24,9 +25,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from robust_problems import capital, published
+import numpy as np
+from robust_problems import FAMILIES, Knapsack, capital, generate, published
 
-from trace_core.optimizers.decision import ExactSolver
+from trace_core.nodes.decision import Budget
+from trace_core.optimizers.decision import ExactSolver, Neur2RO
+from trace_core.optimizers.decision.adversary import ConcaveAdversary
 
 Row = dict[str, Any]
 
@@ -83,10 +87,57 @@ def exact_capital(count: int, sizes: list[int]) -> list[Row]:
     return rows
 
 
+def random_search(knapsack: Knapsack, executions: int, seed: int) -> Any:
+    """The decision with the best worst of ten random scenarios, among random decisions."""
+    rng, xi = np.random.default_rng(seed), Budget(knapsack.n, gamma=knapsack.gamma)
+    best, at = -np.inf, np.zeros(knapsack.n)
+    for _ in range(executions // 10):
+        x = (rng.uniform(size=knapsack.n) < rng.uniform()).astype(float)
+        worst = min(knapsack.second_stage(x, each) for each in xi.sample(10, rng)) + (knapsack.p - knapsack.f) @ x
+        if worst > best:
+            best, at = worst, x
+    return at
+
+
+def true_error(knapsack: Knapsack, x: Any, best: float) -> float:
+    """RE of a decision, its worst case worked out exactly."""
+    problem = knapsack.problem()
+    attack = ConcaveAdversary(problem.recourse, problem.uncertainty).attack(x, tolerance=1e-6 * abs(best))
+    return 100 * (best + problem.value_of(x) + attack.upper) / abs(best)
+
+
+def black_box(sizes: list[int], instances: int, seeds: int, executions: int) -> list[Row]:
+    rows: list[Row] = []
+    print(f"\n{'hidden knapsack':44}{'seed':>5}{'learned':>9}{'random':>9}{'CPU s':>7}   RE %, {executions} executions")
+    for n in sizes:
+        for k in range(instances):
+            knapsack = generate(FAMILIES[k % 4], n, share=0.2, spread=0.5, seed=100 + k, top=100)
+            problem = knapsack.problem()
+            best = (
+                ExactSolver(problem, problem.recourse, gap=1e-4, seconds=20.0, clock=time.process_time).run().worst_case
+            )
+            for seed in range(seeds):
+                start = time.process_time()
+                hidden = knapsack.problem(second_stage=knapsack.second_stage)
+                result = Neur2RO(hidden, executions=executions, seconds=3600.0, seed=seed).solve()
+                used = time.process_time() - start
+                learned = true_error(knapsack, result.x, best)
+                chance = true_error(knapsack, random_search(knapsack, executions, seed), best)
+                rows.append({"name": knapsack.name, "seed": seed, "learned": learned, "random": chance, "cpu": used})
+                print(f"{knapsack.name:44}{seed:5}{learned:9.2f}{chance:9.2f}{used:7.1f}", flush=True)
+        mine = [row for row in rows if f" n={n} " in row["name"]]
+        for who in ("learned", "random"):
+            print(f"n = {n} {who:12}{summary([row[who] for row in mine])}   median, mean, max RE %")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("exact", "all"), default="all")
+    parser.add_argument("part", nargs="?", choices=("exact", "blackbox", "all"), default="all")
     parser.add_argument("--sizes", type=int, nargs="*", default=[20, 40, 60, 80], help="knapsack sizes")
+    parser.add_argument("--blackbox-sizes", type=int, nargs="*", default=[10, 20])
+    parser.add_argument("--instances", type=int, default=10, help="hidden knapsacks of each size")
+    parser.add_argument("--seeds", type=int, default=3, help="runs on each of them")
     parser.add_argument("--quick", action="store_true", help="few instances")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
@@ -94,7 +145,10 @@ def main() -> None:
         "knapsack": lambda: exact_knapsack(options.sizes, 1 if options.quick else None),
         "capital": lambda: exact_capital(2 if options.quick else 10, [10] if options.quick else [10, 20, 30, 50]),
     }
-    wanted = {"exact": ["knapsack", "capital"], "all": list(parts)}[options.part]
+    parts["blackbox"] = lambda: black_box(
+        options.blackbox_sizes, 2 if options.quick else options.instances, 1 if options.quick else options.seeds, 1000
+    )
+    wanted = {"blackbox": ["blackbox"], "exact": ["knapsack", "capital"], "all": list(parts)}[options.part]
     found = {name: parts[name]() for name in wanted}
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))

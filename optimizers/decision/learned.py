@@ -33,10 +33,10 @@ _SCENARIOS = 6  # that the main problem looks at
 class LearnedSolver:
     """Asks for executions one by one. ``run`` makes them, or a user does, through ``wanted`` and ``took``.
 
-    A first part of the budget goes to spread inputs. Then: fit; the main problem on the network proposes a decision, the
-    adversarial problem on the network proposes its worst scenario; that is executed; and so on with this decision until
-    it turns out worse than the incumbent, or network and executions agree. A new incumbent has stood the scenarios that
-    were worst for others. Every few decisions the incumbent itself is attacked again.
+    A first part of the budget goes to spread inputs. Then the network is fitted, the main problem on it proposes a
+    decision, the adversarial problem on it proposes the worst scenario; that is executed; and so on with this decision
+    until it turns out worse than the incumbent, or network and executions agree. A new incumbent has stood the scenarios
+    that were worst for others. Every few decisions the incumbent itself is attacked again.
 
     Args:
         executions: of the second stage, at most.

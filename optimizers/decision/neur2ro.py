@@ -40,8 +40,8 @@ class Neur2RO(Optimizer):
         records: learned mode: executions of earlier runs, as in ``records()``.
         on_error, replicates: learned mode: see ``Executions``.
 
-    Source: "Neur2RO: Neural Two-Stage Robust Optimization" (Dumouchelle et al., ICLR 2024), where the network is trained
-    once, beforehand.
+    Source: "Neur2RO: Neural Two-Stage Robust Optimization" (Dumouchelle et al., ICLR 2024), where the network is
+    trained once, beforehand.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Neur2RO(Optimizer):
         return trace
 
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
-        """Exact mode: one round, and the best verified decision. Learned mode: the next decision to try, at last the best."""
+        """Exact mode: one round, and the best decision so far. Learned mode: the next one to try, at last the best."""
         if self.problem.recourse is not None and not self.done:
             self._solver.round()
         wanted = None if self.problem.recourse is not None else self._learned().wanted()
