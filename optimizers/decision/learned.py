@@ -35,8 +35,8 @@ class LearnedSolver:
 
     A first part of the budget goes to spread inputs. Then the network is fitted, the main problem on it proposes a
     decision, the adversarial problem on it proposes the worst scenario; that is executed; and so on with this decision
-    until it turns out worse than the incumbent, or network and executions agree. A new incumbent has stood the scenarios
-    that were worst for others. Every few decisions the incumbent itself is attacked again.
+    until it turns out worse than the incumbent, or network and executions agree. A new incumbent has stood the
+    scenarios that were worst for others. Every few decisions the incumbent itself is attacked again.
 
     Args:
         executions: of the second stage, at most.
