@@ -5,7 +5,8 @@
 #   make demo    a run of the library on real data                 ARGS="..." are handed to `trace-core demo`
 #   make test    everything CI checks: lint, types, import rules, tests    ARGS="..." are handed to pytest
 #   make lint    the static part of it only
-#   make bench   measurements, beside a peer library in an environment of its own   ARGS="..." go to the benchmark
+#   make bench   what recording costs, beside a peer library in an environment of its own; BENCH=frugal, ... runs another
+#                of benchmarks/   ARGS="..." go to the benchmark
 #   make clean   remove what the targets above made
 #
 # PYTHON=python3.12 make ... takes that interpreter.
@@ -14,12 +15,13 @@ VENV := .venv
 PEER := .venv-bench-trace
 PY := $(VENV)/bin/python
 ARGS ?=
+BENCH ?= tracing
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 DEMO_EXTRAS := litellm,local
-TEST_EXTRAS := dev,litellm,local,torch,milp
+TEST_EXTRAS := dev,litellm,local,torch,optim,milp,examples
 
 .PHONY: help demo test lint bench clean
 .DELETE_ON_ERROR:
@@ -46,8 +48,13 @@ lint: $(VENV)/.installed-test
 	@echo "import rules"
 	@cd build/lint && venv/bin/python ../../tests/import_rules.py ../../pyproject.toml
 
-bench: $(VENV)/.installed-test $(PEER)/.installed
-	@$(PY) benchmarks/tracing.py $(ARGS)
+BENCHES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
+
+bench: $(VENV)/.installed-test $(if $(filter tracing,$(BENCH)),$(PEER)/.installed)
+	@if [ ! -f benchmarks/$(BENCH).py ]; then \
+	  echo "There is no benchmark $(BENCH). BENCH= one of: $(BENCHES)" >&2; exit 1; \
+	fi
+	@$(PY) benchmarks/$(BENCH).py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

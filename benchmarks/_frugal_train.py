@@ -1,257 +1,265 @@
 """Training a Llama-shaped model from scratch, once per optimizer setting and seed, at equal steps.
 
-The text is what is installed anyway: the sources of the standard library and of torch, and the documentation in
-``pydoc_data.topics``, byte by byte. One file in forty, chosen by a hash of its text, is for validation.
+Weights and optimizer state are float32, matrix products bfloat16 (on CUDA). Every setting of one seed starts from the
+same weights and sees the same batches. The learning rate rises over a tenth of the steps and falls by a cosine to a
+tenth. ``search`` finds a rate for each setting: from 1e-3 it goes up or down by factors of two while that helps.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
-import pydoc_data.topics
-import sysconfig
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
+from _frugal_llama import FULL, TINY, Llama, Size
+from _frugal_text import Corpus, corpus
 
 from trace_core.optimizers.tensor import Frugal
 
-# ---- text
+GAP = 100
+MARKS = 4  # points of a run at which it is validated
+MOST_VALIDATION = 1 << 19  # tokens
 
 
-def texts() -> Iterable[bytes]:
-    yield from (topic.encode() for topic in pydoc_data.topics.topics.values())
-    for root in (Path(sysconfig.get_path("stdlib")), Path(str(torch.__file__)).parent):
-        for path in sorted(root.rglob("*.py")):
-            inside = path.relative_to(root).parts
-            if not {"site-packages", "dist-packages", "test", "tests", "idle_test"} & set(inside):
-                yield path.read_bytes()
+def _ours(**options: Any) -> Callable[[Any, float], Any]:
+    return lambda model, lr: Frugal.from_module(model, lr=lr, gap=GAP, **options)
 
 
-def corpus(device: str, limit: int | None = None) -> tuple[Any, Any]:
-    """(training, validation) bytes as uint8 tensors. Texts that occur twice are taken once."""
-    parts: dict[bool, list[bytes]] = {True: [], False: []}
-    seen: set[bytes] = set()
-    size = 0
-    for text in texts():
-        digest = hashlib.sha256(text).digest()
-        if digest not in seen and (limit is None or size < limit):
-            seen.add(digest)
-            size += len(text)
-            parts[digest[0] % 40 == 0].append(text + b"\0")
-    joined = (bytearray(b"".join(parts[flag])) for flag in (False, True))
-    training, validation = (torch.frombuffer(part, dtype=torch.uint8).to(device) for part in joined)
-    return training, validation
+def _adamw(model: Any, lr: float) -> Any:
+    return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0, fused=True)
 
 
-# ---- model
-
-
-BATCHES = 40  # of validation, at each of four points of a run
-
-
-@dataclass(frozen=True)
-class Size:
-    width: int
-    inner: int
-    blocks: int
-    heads: int
-    context: int
-    batch: int
-
-
-FULL = Size(width=512, inner=1376, blocks=8, heads=8, context=512, batch=32)  # the 60 M shape; bytes need no vocabulary
-TINY = Size(width=64, inner=172, blocks=2, heads=2, context=64, batch=8)
-
-
-def turned(x: Any, cosine: Any, sine: Any) -> Any:
-    """Rotary positions: pairs of features turned by an angle that grows with the position."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
-
-
-class Block(nn.Module):
-    def __init__(self, size: Size) -> None:
-        super().__init__()
-        d, self.heads = size.width, size.heads
-        self.attn_norm, self.mlp_norm = nn.RMSNorm(d), nn.RMSNorm(d)
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(d, d, bias=False) for _ in range(4))
-        self.gate_proj, self.up_proj = nn.Linear(d, size.inner, bias=False), nn.Linear(d, size.inner, bias=False)
-        self.down_proj = nn.Linear(size.inner, d, bias=False)
-
-    def forward(self, x: Any, cosine: Any, sine: Any) -> Any:
-        h = self.attn_norm(x)
-        q, k, v = (
-            f(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = turned(q, cosine, sine), turned(k, cosine, sine)
-        mixed = functional.scaled_dot_product_attention(q, k.to(v.dtype), v, is_causal=True)
-        x = x + self.o_proj(mixed.transpose(1, 2).flatten(-2))
-        h = self.mlp_norm(x)
-        return x + self.down_proj(functional.silu(self.gate_proj(h)) * self.up_proj(h))
-
-
-class Llama(nn.Module):
-    def __init__(self, size: Size) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(256, size.width)
-        self.layers = nn.ModuleList(Block(size) for _ in range(size.blocks))
-        self.norm = nn.RMSNorm(size.width)
-        self.lm_head = nn.Linear(size.width, 256, bias=False)
-        for p in self.parameters():
-            if p.dim() == 2:
-                nn.init.normal_(p, std=0.02)
-        half = size.width // size.heads // 2
-        angles = torch.arange(size.context)[:, None] * 10000.0 ** (-torch.arange(half) / half)
-        self.register_buffer("cosine", angles.cos())
-        self.register_buffer("sine", angles.sin())
-
-    def forward(self, tokens: Any) -> Any:
-        x = self.embed(tokens)
-        cosine, sine = self.cosine.to(x.dtype), self.sine.to(x.dtype)
-        for layer in self.layers:
-            x = layer(x, cosine, sine)
-        return self.lm_head(self.norm(x))
-
-
-# ---- settings
-
-
-def settings() -> dict[str, Callable[[Any, float], Any]]:
-    def ours(**options: Any) -> Callable[[Any, float], Any]:
-        return lambda model, lr: Frugal.from_module(model, lr=lr, gap=200, **options)
-
-    return {
-        "AdamW": lambda model, lr: torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0, fused=True),
-        "FRUGAL block 0.25": ours(density=0.25),
-        "FRUGAL 0": ours(density=0.0),
-        "FRUGAL svd 0.25": ours(density=0.25, split="svd"),
-        "GaLore-like (svd 0.25, free none)": ours(density=0.25, split="svd", free="none"),
-        "BAdam-like (block 0.25, free none)": ours(density=0.25, free="none"),
-    }
+SETTINGS: dict[str, tuple[str, Callable[[Any, float], Any]]] = {
+    "adamw": ("AdamW", _adamw),
+    "frugal": ("FRUGAL block 0.25", _ours(density=0.25)),
+    "frugal0": ("FRUGAL 0", _ours(density=0.0)),
+    "frugalsvd": ("FRUGAL svd 0.25", _ours(density=0.25, split="svd")),
+    "galore": ("GaLore-like: svd 0.25, free none", _ours(density=0.25, split="svd", free="none")),
+    "badam": ("BAdam-like: block 0.25, free none", _ours(density=0.25, free="none")),
+}
 
 
 @dataclass
-class Result:
-    steps: int
-    parameters: int
-    training_bytes: int
-    validation_bytes: int
-    lr: float
-    losses: dict[str, list[float]] = field(default_factory=dict)  # validation, nats per byte, one per seed
-    curves: dict[str, list[list[float]]] = field(default_factory=dict)  # at a quarter, half, three quarters, the end
-    state_mib: dict[str, float] = field(default_factory=dict)
+class Bench:
+    """Text and one model, which all runs share: it is drawn anew for each, so it is compiled once."""
 
-    def table(self) -> str:
-        head = (
-            f"{self.parameters / 1e6:.1f} M parameters, {self.steps} steps each, lr {self.lr:g} with warm-up and "
-            f"cosine, {self.training_bytes / 1e6:.1f} MB of text; validation loss in nats per byte"
-        )
-        seeds = max(len(v) for v in self.losses.values())
-        lines = [
-            head,
-            f"{'':36}{'mean':>9}" + "".join(f"{f'seed {i}':>9}" for i in range(seeds)) + f"{'state MiB':>11}",
-        ]
-        for name, losses in sorted(self.losses.items(), key=lambda item: mean(item[1])):
-            cells = "".join(f"{loss:9.4f}" for loss in losses)
-            lines.append(f"{name:36}{mean(losses):9.4f}{cells}{self.state_mib[name]:11.1f}")
-        return "\n".join(lines)
+    size: Size
+    data: Corpus
+    model: Any
+    run: Any  # the model, compiled if that was asked for and worked
+    device: str
+
+    def batch(self, data: Any, starts: Any) -> tuple[Any, Any]:
+        window = data[starts.to(data.device)[:, None] + torch.arange(self.size.context + 1, device=data.device)]
+        return window[:, :-1].contiguous(), window[:, 1:].contiguous()
+
+    def losses(self, x: Any, y: Any) -> Any:
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.device == "cuda"):
+            return self.run(x, y)
+
+    @torch.no_grad()
+    def validate(self, most: int = MOST_VALIDATION) -> tuple[float, float]:
+        """Nats per token and per byte, over the same windows at every call."""
+        data, size = self.data.validation, self.size
+        windows = min(most, data.numel() - 1) // size.context // size.batch * size.batch
+        starts = torch.arange(windows) * size.context
+        nats, tokens, width = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0.0
+        for part in starts.split(size.batch):
+            x, y = self.batch(data, part)
+            nats += self.losses(x, y).sum(dtype=torch.float64)
+            tokens += y.numel()
+            width += float(self.data.widths[y].sum(dtype=torch.float64))
+        return float(nats) / tokens, float(nats) / width
+
+    def train(self, setting: str, lr: float, steps: int, seed: int, marks: int = MARKS) -> tuple[list[Any], float]:
+        """What ``validate`` gave at each mark, and the optimizer's state in MiB."""
+        self.model.start(seed)
+        optimizer = SETTINGS[setting][1](self.model, lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
+        made = torch.Generator().manual_seed(seed)
+        stops = {max(1, steps * mark // marks) for mark in range(1, marks + 1)} if marks else set()
+        curve = []
+        for step in range(1, steps + 1):
+            starts = torch.randint(
+                0, self.data.training.numel() - self.size.context - 1, (self.size.batch,), generator=made
+            )
+            optimizer.zero_grad()
+            self.losses(*self.batch(self.data.training, starts)).mean().backward()
+            optimizer.step()
+            schedule.step()
+            if step in stops:
+                curve.append(self.validate())
+        held = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+        return curve, sum(v.numel() * v.element_size() for v in held) / 2**20
+
+    def seconds_per_step(self, setting: str, steps: int) -> float:
+        """Measured with a refresh among the steps, so rather too long than too short."""
+        self.train(setting, 1e-3, 3, 0, marks=0)
+        begin = self.now()
+        self.train(setting, 1e-3, steps, 0, marks=0)
+        return (self.now() - begin) / steps
+
+    def now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def batch_at(data: Any, size: Size, generator: Any) -> tuple[Any, Any]:
-    starts = torch.randint(0, data.numel() - size.context - 1, (size.batch,), generator=generator).to(data.device)
-    window = data[starts[:, None] + torch.arange(size.context + 1, device=data.device)].long()
-    return window[:, :-1], window[:, 1:]
-
-
-def loss_of(model: Any, x: Any, y: Any, device: str) -> Any:
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-        logits = model(x)
-    return functional.cross_entropy(logits.float().flatten(0, 1), y.flatten())
-
-
-@torch.no_grad()
-def validate(model: Any, data: Any, size: Size, device: str, batches: int) -> float:
-    generator = torch.Generator().manual_seed(12345)  # the same windows for everybody
-    model.eval()
-    losses = [loss_of(model, *batch_at(data, size, generator), device) for _ in range(batches)]
-    model.train()
-    return float(torch.stack(losses).mean())
-
-
-def rate(step: int, steps: int) -> float:
+def _share(step: int, steps: int) -> float:
     warm = max(1, steps // 10)
     if step < warm:
         return (step + 1) / warm
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def train(
-    make: Callable[[Any, float], Any],
-    size: Size,
-    data: tuple[Any, Any],
-    device: str,
-    steps: int,
-    seed: int,
-    lr: float,
-    batches: int = BATCHES,
-) -> tuple[list[float], float]:
-    """Validation losses at four points, and the optimizer's state in MiB."""
-    torch.manual_seed(seed)
-    model = Llama(size).to(device)
-    optimizer = make(model, lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-    generator = torch.Generator().manual_seed(seed)
-    curve = []
-    marks = {max(1, steps * quarter // 4) for quarter in (1, 2, 3, 4)}
-    for step in range(1, steps + 1):
-        optimizer.zero_grad()
-        loss_of(model, *batch_at(data[0], size, generator), device).backward()
-        optimizer.step()
-        schedule.step()
-        if step in marks:
-            curve.append(validate(model, data[1], size, device, batches))
-    states = optimizer.state.values()
-    weight = sum(v.numel() * v.element_size() for s in states for v in s.values() if isinstance(v, torch.Tensor))
-    return curve, weight / 2**20
-
-
-def train_all(device: str, seconds: float, seeds: int, lr: float, *, quick: bool, say: Callable[[str], None]) -> Result:
-    """Every setting with every seed. The number of steps is set so that all of it takes about ``seconds``."""
-    started = time.perf_counter()
+def prepare(device: str, *, quick: bool, compile_it: bool, say: Callable[[str], None]) -> Bench:
+    begin = time.perf_counter()
     size = TINY if quick else FULL
-    data = corpus(device, limit=2_000_000 if quick else None)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    short, longer = (2, 6) if quick else (20, 60)
-    speeds = {}
-    for name, make in settings().items():
-        spent = []
-        for trial in (2, short, longer):  # the first warms up; the difference of the others leaves set-up out
-            begin = time.perf_counter()
-            train(make, size, data, device, trial, 0, lr, batches=1)
-            spent.append(time.perf_counter() - begin)
-        speeds[name] = max(1e-4, (spent[2] - spent[1]) / (longer - short))
-        say(f"trial: {name}: {speeds[name] * 1e3:.1f} ms/step")
-    left = seconds - (time.perf_counter() - started)
-    validating = 4 * BATCHES // 3  # in steps: a forward pass is a third of one
-    steps = max(4, int(0.93 * left / seeds / sum(speeds.values())) - validating)
-    parameters = sum(p.numel() for p in Llama(size).parameters())
-    result = Result(steps, parameters, data[0].numel(), data[1].numel(), lr)
-    say(f"{steps} steps for each of {len(speeds)} settings and {seeds} seeds")
+    data = corpus(size.vocabulary, limit=2_000_000 if quick else None).to(device)
+    model = Llama(size).to(device)
+    bench = Bench(size, data, model, model, device)
+    count = sum(p.numel() for p in model.parameters())
+    say(
+        f"{count / 1e6:.2f} M parameters; {data.training.numel() / 1e6:.2f} M tokens of training text "
+        f"({data.training_bytes / 1e6:.1f} MB), {data.validation.numel() / 1e6:.2f} M for validation, "
+        f"cut in {time.perf_counter() - begin:.0f} s"
+    )
+    if compile_it:
+        begin = time.perf_counter()
+        try:
+            bench.run = torch.compile(model, dynamic=False)
+            bench.train("adamw", 1e-3, 2, 0, marks=1)
+        except Exception as error:  # noqa: BLE001 - whatever the compiler meets, the uncompiled model does as well
+            say(f"torch.compile failed, going on without: {type(error).__name__}: {str(error)[:300]}")
+            bench.run = model
+        else:
+            say(f"compiled in {time.perf_counter() - begin:.0f} s")
+    bench.train("adamw", 1e-3, 2, 0, marks=1)
+    return bench
+
+
+@dataclass
+class Result:
+    steps: int
+    tokens_per_step: int
+    parameters: int
+    rates: dict[str, float]
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # one per seed
+    state_mib: dict[str, float] = field(default_factory=dict)
+    ms_per_step: dict[str, float] = field(default_factory=dict)
+
+    def table(self) -> str:
+        seeds = max((len(v) for v in self.runs.values()), default=0)
+        lines = [
+            f"{self.parameters / 1e6:.1f} M parameters, {self.steps} steps of {self.tokens_per_step} tokens each; "
+            f"validation loss at the end, in nats",
+            f"{'':36}{'lr':>8}{'per token':>11}{'+-':>8}{'per byte':>10}"
+            + "".join(f"{f'seed {i}':>9}" for i in range(seeds))
+            + f"{'state MiB':>11}{'ms/step':>9}",
+        ]
+        for key, runs in sorted(self.runs.items(), key=lambda item: mean(run["token"] for run in item[1])):
+            ends = [run["token"] for run in runs]
+            spread = stdev(ends) if len(ends) > 1 else math.nan
+            lines.append(
+                f"{SETTINGS[key][0]:36}{self.rates[key]:8.2g}{mean(ends):11.4f}{spread:8.4f}"
+                f"{mean(run['byte'] for run in runs):10.4f}"
+                + "".join(f"{end:9.4f}" for end in ends)
+                + f"{self.state_mib[key]:11.1f}{self.ms_per_step[key]:9.2f}"
+            )
+        return "\n".join(lines)
+
+    def save(self, path: Path | None, where: str) -> None:
+        if path is not None:
+            path.write_text(json.dumps({"where": where, **asdict(self)}, indent=1))
+
+
+def train_all(
+    bench: Bench, seconds: float, seeds: int, rates: dict[str, float], *, quick: bool, say: Callable[[str], None],
+    keep: Callable[[Result], None],
+) -> Result:  # fmt: skip
+    """Every setting of ``rates`` with every seed, in about ``seconds``. ``keep`` gets what there is after each run."""
+    begin = bench.now()
+    speeds = _speeds(bench, list(rates), quick=quick, say=say)
+    left = seconds - (bench.now() - begin)
+    validating = _validating(bench) * MARKS
+    steps = max(MARKS, int((0.95 * left / seeds - validating * len(rates)) / sum(speeds.values())))
+    say(f"{steps} steps for each of {len(rates)} settings and {seeds} seeds")
+    count = sum(p.numel() for p in bench.model.parameters())
+    result = Result(steps, bench.size.batch * bench.size.context, count, rates)
     for seed in range(seeds):
-        for name, make in settings().items():
-            begin = time.perf_counter()
-            curve, weight = train(make, size, data, device, steps, seed, lr)
-            result.losses.setdefault(name, []).append(curve[-1])
-            result.curves.setdefault(name, []).append(curve)
-            result.state_mib[name] = weight
-            spent = time.perf_counter() - begin
-            say(f"seed {seed}: {name}: {' '.join(f'{v:.4f}' for v in curve)} ({spent:.0f} s)")
+        for key, lr in rates.items():
+            start = bench.now()
+            curve, weight = bench.train(key, lr, steps, seed)
+            spent = bench.now() - start
+            run = {"token": curve[-1][0], "byte": curve[-1][1], "curve": [point[0] for point in curve], "s": spent}
+            result.runs.setdefault(key, []).append(run)
+            result.state_mib[key] = weight
+            result.ms_per_step[key] = speeds[key] * 1e3
+            say(f"seed {seed}: {SETTINGS[key][0]}: {' '.join(f'{v:.4f}' for v, _ in curve)} ({spent:.1f} s)")
+            keep(result)
     return result
+
+
+class Ascent:
+    """The search for one setting: ``next`` is the rate to try, None when its neighbours by factors of two are worse."""
+
+    def __init__(self) -> None:
+        self.found: dict[float, float] = {}
+
+    @property
+    def best(self) -> float:
+        return min(self.found, key=lambda lr: self.found[lr], default=1e-3)
+
+    @property
+    def next(self) -> float | None:
+        for lr in (1e-3, 2e-3, self.best * 2, self.best / 2):
+            if lr not in self.found:
+                return lr
+        return None
+
+
+def search(
+    bench: Bench, seconds: float, keys: list[str], *, quick: bool, say: Callable[[str], None]
+) -> dict[str, float]:
+    """The best rate of each setting at a number of steps that lets about five runs of each take ``seconds``."""
+    begin = bench.now()
+    speeds = _speeds(bench, keys, quick=quick, say=say)
+    once = _validating(bench)
+    left = seconds - (bench.now() - begin)
+    steps = max(4, int((0.95 * left / 5 - once * len(keys)) / sum(speeds.values())))
+    say(f"search: {steps} steps each")
+    ascents = {key: Ascent() for key in keys}
+    while open_ones := [(key, lr) for key, ascent in ascents.items() if (lr := ascent.next) is not None]:
+        for key, lr in open_ones:  # in turns, so that all have got equally far if time runs out
+            if bench.now() - begin + steps * speeds[key] > seconds:
+                say(f"search: out of time with {', '.join(key for key, _ in open_ones)} still open")
+                open_ones = []
+                break
+            end = bench.train(key, lr, steps, 0, marks=1)[0][-1][0]
+            ascents[key].found[lr] = end if math.isfinite(end) else math.inf
+            say(f"search: {SETTINGS[key][0]}: lr {lr:g}: {end:.4f}")
+        if not open_ones:
+            break
+    best = {key: ascent.best for key, ascent in ascents.items()}
+    say("found: --rates " + ",".join(f"{key}={lr:g}" for key, lr in best.items()))
+    return best
+
+
+def _speeds(bench: Bench, keys: list[str], *, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
+    speeds = {key: bench.seconds_per_step(key, 4 if quick else 30) for key in keys}
+    for key, speed in speeds.items():
+        tokens = bench.size.batch * bench.size.context / speed
+        say(f"speed: {SETTINGS[key][0]}: {speed * 1e3:.2f} ms/step, {tokens:.0f} tokens/s")
+    return speeds
+
+
+def _validating(bench: Bench) -> float:
+    begin = bench.now()
+    bench.validate()
+    return bench.now() - begin

@@ -3,8 +3,10 @@
 
     python benchmarks/frugal.py                              CPU, one thread: 11.5 M parameters, 12 blocks of width 256
     python benchmarks/frugal.py --device cuda                one GPU: the 130 M Llama shape, with its state's memory
-    python benchmarks/frugal.py --train --device cuda        from scratch on real text: AdamW, FRUGAL and relatives
-    python benchmarks/frugal.py --json out.json --quick      fewer repeats; for --train a tiny model
+    python benchmarks/frugal.py --search --device cuda       a learning rate for each setting of what follows
+    python benchmarks/frugal.py --train --device cuda --rates adamw=1e-3,frugal=1e-3
+                                                             58 M parameters from scratch on real text
+    python benchmarks/frugal.py --json out.json --quick      fewer repeats; for --search and --train a tiny model
 
 All contenders run in one process in turns (a, b, c, a, b, c, ...) on tensors of their own with equal values.
 Figures are medians, ratios are to torch's fused AdamW of the same run. CPU figures are CPU time of the process, CUDA
@@ -19,7 +21,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -190,6 +192,35 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def train(options: argparse.Namespace, where: str) -> None:
+    """``--search`` and ``--train``; what is printed comes with the seconds since the start."""
+    import _frugal_train as training
+
+    begin = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - begin:5.0f} s] {text}", flush=True)
+
+    keys = [key for key in options.settings.split(",") if key] or list(training.SETTINGS)
+    rates = dict.fromkeys(keys, 1e-3)
+    for pair in filter(None, options.rates.split(",")):
+        key, _, rate = pair.partition("=")
+        if key in rates:
+            rates[key] = float(rate)
+    say(where)
+    bench = training.prepare(options.device, quick=options.quick, compile_it=options.compile, say=say)
+    if options.search:
+        left = options.seconds - (time.perf_counter() - begin)
+        rates = training.search(bench, left * (0.3 if options.train else 1.0), keys, quick=options.quick, say=say)
+    if options.train:
+        left = options.seconds - (time.perf_counter() - begin)
+        result = training.train_all(
+            bench, left, options.seeds, rates, quick=options.quick, say=say,
+            keep=lambda result: result.save(options.json, where),
+        )  # fmt: skip
+        print(f"\n{where}\n{result.table()}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -197,30 +228,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats; a tiny model for --train")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--train", action="store_true", help="train instead of timing steps")
-    parser.add_argument("--seconds", type=float, default=480.0, help="--train: for all runs together")
+    parser.add_argument("--search", action="store_true", help="find learning rates for --train")
+    parser.add_argument("--seconds", type=float, default=480.0, help="--train, --search: for everything together")
     parser.add_argument("--seeds", type=int, default=3, help="--train: runs per setting")
-    parser.add_argument("--lr", type=float, default=1e-3, help="--train: learning rate of every setting")
+    parser.add_argument("--rates", default="", help="--train: SETTING=RATE,...; those left out get 1e-3")
+    parser.add_argument("--settings", default="", help="--train, --search: only these, e.g. adamw,frugal")
+    parser.add_argument("--compile", action="store_true", help="--train, --search: compile the model")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     where = (
         f"{device_name(options.device, options.threads)}; torch {torch.__version__}, Python {platform.python_version()}"
     )
-    if options.train:
-        from _frugal_train import train_all
-
-        result = train_all(options.device, options.seconds, options.seeds, options.lr, quick=options.quick, say=print)
-        print(f"\n{where}\n{result.table()}")
-        data: dict[str, Any] = {"where": where, **asdict(result)}
-    else:
-        shape = QUICK if options.quick else SHAPES[options.device]
-        rows = measure(options.device, shape, *((3, 1) if options.quick else (21, 3)))
-        count = sum(torch.Size(s).numel() for s in shape.hidden() + shape.rest())
-        print(f"{where}; {count / 1e6:.2f} M parameters in float32")
-        print(table(rows))
-        plain = [{k: v for k, v in vars(row).items() if k != "make"} for row in rows]
-        data = {"where": where, "parameters": count, "rows": plain}
+    if options.train or options.search:
+        train(options, where)
+        return
+    shape = QUICK if options.quick else SHAPES[options.device]
+    rows = measure(options.device, shape, *((3, 1) if options.quick else (21, 3)))
+    count = sum(torch.Size(s).numel() for s in shape.hidden() + shape.rest())
+    print(f"{where}; {count / 1e6:.2f} M parameters in float32")
+    print(table(rows))
     if options.json:
-        options.json.write_text(json.dumps(data, indent=1))
+        plain = [{k: v for k, v in vars(row).items() if k != "make"} for row in rows]
+        options.json.write_text(json.dumps({"where": where, "parameters": count, "rows": plain}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # ruff: noqa: T201 - a script: its table is its output
 """What tracing costs: trace_core beside trace-opt (microsoft/Trace), measured in one run and printed as one table.
 
-    make bench                                             both environments, this script, and the other benchmarks
+    make bench                                             makes both environments and runs this script
     python benchmarks/tracing.py                           the full run, five to ten minutes (mostly the peer)
     python benchmarks/tracing.py --quick --json out.json   smaller sizes and fewer repeats; the labels say which
 
@@ -176,6 +176,8 @@ class Bench:
             return [answer["value"], answer["backward"]]
 
         self.interleave([step, backward], self.sizes.heavy_repeats, sample)
+        first = Row("first_step", "  the first step of a process", "s", n)
+        self.interleave([first], self.sizes.heavy_repeats, lambda c, s: [c.ask("step", n, fresh=True)["value"]])
 
     def memory(self) -> None:
         n = self.sizes.dropped

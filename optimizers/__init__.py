@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from trace_core.optimizers.llm.optoprime import OptoPrime
     from trace_core.optimizers.llm.textgrad import TextGrad
     from trace_core.optimizers.loop import Result, optimize
+    from trace_core.optimizers.mixed import Mixed, Part
+    from trace_core.optimizers.tensor.frugal import Frugal
+    from trace_core.optimizers.tensor.torch_optimizer import TorchOptimizer
 
 _HOME = {
     "Dropped": "base",
@@ -21,9 +24,27 @@ _HOME = {
     "TextGrad": "llm.textgrad",
     "Result": "loop",
     "optimize": "loop",
+    "Frugal": "tensor.frugal",
+    "Mixed": "mixed",
+    "Part": "mixed",
+    "TorchOptimizer": "tensor.torch_optimizer",
 }
 
-__all__ = ["OPRO", "Dropped", "Optimizer", "OptimizerError", "OptoPrime", "Proposal", "Result", "TextGrad", "optimize"]
+__all__ = [
+    "OPRO",
+    "Dropped",
+    "Frugal",
+    "Mixed",
+    "Optimizer",
+    "OptimizerError",
+    "OptoPrime",
+    "Part",
+    "Proposal",
+    "Result",
+    "TextGrad",
+    "TorchOptimizer",
+    "optimize",
+]
 
 
 def __getattr__(name: str) -> Any:

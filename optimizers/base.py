@@ -134,12 +134,17 @@ class Optimizer:
 
     def backward(self, output: Node, feedback: FeedbackLike | Feedback = "") -> Trace:
         """Give feedback on an output; its trace is kept by every parameter it depends on. See ``Node.backward``."""
+        return self._cut(output, feedback).deposit()
+
+    def _cut(self, output: Node, feedback: FeedbackLike | Feedback) -> Trace:
+        from trace_core.trace import Trace
+
         if not isinstance(output, Node):
             raise OptimizerError(
                 f"backward needs the workflow's output Node, got {type(output).__name__}: "
                 "return a node (the result of a bundle), not its .value"
             )
-        return output.backward(feedback)
+        return Trace.of(output, feedback)
 
     def traces(self) -> list[Trace]:
         """The traces that reached these parameters since ``zero_feedback``, each once, in order of arrival."""
@@ -204,12 +209,12 @@ class Optimizer:
         return reached
 
 
-def _named(parameters: Any) -> dict[Parameter, str]:
+def parameter_pairs(parameters: Any) -> list[tuple[str | None, Parameter]]:
+    """(name as given, parameter) for each parameter once. Raises OptimizerError for what is no Parameter."""
     if hasattr(parameters, "named_parameters"):
         parameters = parameters.named_parameters()
-    pairs = parameters.items() if hasattr(parameters, "items") else parameters
     given: dict[Parameter, str | None] = {}
-    for item in pairs:
+    for item in parameters.items() if hasattr(parameters, "items") else parameters:
         name, parameter = item if isinstance(item, tuple) else (None, item)
         if not isinstance(parameter, Parameter):
             raise OptimizerError(
@@ -217,6 +222,11 @@ def _named(parameters: Any) -> dict[Parameter, str]:
                 "use tc.node(value, trainable=True) or module.parameters()"
             )
         given.setdefault(parameter, name)
+    return [(name, parameter) for parameter, name in given.items()]
+
+
+def _named(parameters: Any) -> dict[Parameter, str]:
+    given = {parameter: name for name, parameter in parameter_pairs(parameters)}
     unnamed = unique_names(given)
     names: dict[Parameter, str] = {}
     taken: set[str] = set()

@@ -27,7 +27,7 @@ class MetricError(TraceCoreError):
 
 
 class WorkflowError(TraceCoreError):
-    """A workflow cannot be optimized: it does not return a node, or its output depends on no parameter."""
+    """A workflow cannot be optimized: it raises outside of its bundles, or does not return a node."""
 
 
 class Event(NamedTuple):
@@ -94,9 +94,13 @@ def evaluate(
     An ExecutionError is a result: its node with ``failure_score`` and the error as feedback. ``metric(output value,
     example)`` returns anything ``Feedback.of`` takes, with a score.
 
-    Raises MetricError for feedback without a finite score, WorkflowError if the workflow returns no node.
+    Raises MetricError for feedback without a finite score and a metric that raises, WorkflowError if the workflow
+    returns no node or raises something else than an ExecutionError; errors of this library pass as they are.
     """
     from trace_core.integrations.llm.errors import Fatal
+    from trace_core.tracebacks import describe
+
+    where = "" if index is None else f" on example {index}"
 
     try:
         output = workflow(example)
@@ -105,6 +109,10 @@ def evaluate(
             raise  # no proposal can mend a wrong key or a broken sandbox, and no optimizer should see it
         feedback = Feedback(text=str(error), score=failure_score, example=index)
         return Trace.of(error.node, feedback), failure_score
+    except TraceCoreError:
+        raise
+    except Exception as error:
+        raise WorkflowError(f"the workflow raised an error{where}: {describe('workflow', error)}") from error
     if not isinstance(output, Node):
         raise WorkflowError(
             f"the workflow must return a node, got {type(output).__name__}: decorate the function that makes the "
@@ -113,8 +121,7 @@ def evaluate(
     try:
         said = metric(output.value, example)
     except Exception as error:
-        raise MetricError(f"the metric raised {type(error).__name__}: {error} on example {index}") from error
-    where = "" if index is None else f" on example {index}"
+        raise MetricError(f"the metric raised an error{where}: {describe('metric', error)}") from error
     try:
         feedback = Feedback.of(said)
     except FeedbackError as error:
@@ -170,9 +177,10 @@ def optimize(
         on_event: called with every Event, in this thread.
 
     A KeyboardInterrupt ends the run with the best so far in the Result (``stopped == "interrupted"``); so does an error
-    that no proposal can mend: one that the language model's gateway calls fatal, or a RunnerError of the place where
-    proposed code runs (``stopped == "error"``, the error in ``error``). Raises OptimizerError for an empty train set,
-    MetricError and WorkflowError as ``evaluate`` does.
+    that no proposal can mend: one that the language model's gateway calls fatal, a RunnerError of the place where
+    proposed code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
+    ``error``). Raises OptimizerError for an empty train set, and what ``evaluate`` raises on the validation examples
+    before the first step.
     """
     if not train:
         raise OptimizerError("expected at least one training example, got none")
@@ -240,7 +248,9 @@ class _Run:
                 result.steps = self.step
         except KeyboardInterrupt:
             result.stopped = "interrupted"
-        except (Fatal, RunnerError) as error:
+        except (Fatal, RunnerError, MetricError, WorkflowError) as error:
+            if math.isnan(result.start_score) and isinstance(error, MetricError | WorkflowError):
+                raise
             result.stopped, result.error = "error", error
         result.seconds = time.monotonic() - began
         self._say("end", score=result.score, note=result.stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # No deadline for an example: a busy machine is no failure, and shrinking one for its time takes minutes.
 settings.register_profile("trace_core", deadline=None)
 settings.load_profile("trace_core")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a run in the background: tests of Ctrl-C need the usual
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SECRET_ENDINGS = ("_API_KEY", "_API_BASE", "_BASE_URL", "_ACCESS_KEY", "_SECRET_KEY")
 

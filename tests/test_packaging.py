@@ -91,7 +91,20 @@ def test_metadata(wheel_venv: WheelVenv) -> None:
     assert "License-Expression: MIT\n" in metadata
     assert "Requires-Python: <3.14,>=3.11\n" in metadata
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra: ")}
-    assert extras == {"litellm", "torch", "milp", "local", "ray", "dask", "mlflow", "otel", "all", "dev"}
+    assert extras == {
+        "litellm",
+        "torch",
+        "optim",
+        "examples",
+        "milp",
+        "local",
+        "ray",
+        "dask",
+        "mlflow",
+        "otel",
+        "all",
+        "dev",
+    }
     assert (info / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
@@ -147,7 +160,9 @@ def test_console_script_starts(wheel_venv: WheelVenv, tmp_path: Path) -> None:
     assert "demo" in done.stdout
 
 
-@pytest.mark.parametrize("extra", ["litellm", "torch", "milp", "local", "ray", "dask", "mlflow", "otel"])
+@pytest.mark.parametrize(
+    "extra", ["litellm", "torch", "optim", "examples", "milp", "local", "ray", "dask", "mlflow", "otel"]
+)
 def test_all_means_every_extra_for_users(extra: str) -> None:
     (everything,) = PROJECT["project"]["optional-dependencies"]["all"]
     assert extra in everything.partition("[")[2].rstrip("]").split(",")

@@ -1,31 +1,14 @@
-"""What numpy and torch ask of an object that takes part in their functions. Neither is imported here."""
+"""What numpy asks of an object that takes part in its functions. It is not imported here."""
 
 from __future__ import annotations
 
-import operator
 from typing import Any, ClassVar
 
 from trace_core.errors import MutationError
 
-_IN_PLACE = {  # what ``array += node`` means for the one who writes it: a new value under the old name
-    "__iadd__": operator.add,
-    "__isub__": operator.sub,
-    "__imul__": operator.mul,
-    "__itruediv__": operator.truediv,
-    "__ifloordiv__": operator.floordiv,
-    "__imod__": operator.mod,
-    "__ipow__": operator.pow,
-    "__imatmul__": operator.matmul,
-    "__iand__": operator.and_,
-    "__ior__": operator.or_,
-    "__ixor__": operator.xor,
-    "__ilshift__": operator.lshift,
-    "__irshift__": operator.rshift,
-}
-
 
 class ArrayProtocols:
-    """The part of Node that numpy and torch see."""
+    """The part of Node that numpy sees; torch's part is in _fast.py."""
 
     __slots__ = ()
 
@@ -42,11 +25,11 @@ class ArrayProtocols:
         from trace_core.operators import foreign
 
         if method == "at":
-            raise _refuse(f"numpy.{ufunc.__name__}.at")
+            raise refuse_in_place(f"numpy.{ufunc.__name__}.at")
         out = kwargs.get("out")
         if out is not None:
             if method != "__call__" or len(out) != 1 or inputs[0] is not out[0]:
-                raise _refuse(f"numpy.{ufunc.__name__}(..., out=...)")
+                raise refuse_in_place(f"numpy.{ufunc.__name__}(..., out=...)")
             kwargs.pop("out")  # ``array += node``
         return apply(foreign(getattr(ufunc, method), ufunc.__name__ if method == "__call__" else None), inputs, kwargs)
 
@@ -55,24 +38,11 @@ class ArrayProtocols:
         from trace_core.operators import foreign
 
         if kwargs.get("out") is not None or func.__name__ in ("copyto", "put", "place", "putmask", "put_along_axis"):
-            raise _refuse(f"numpy.{func.__name__}")
-        return apply(foreign(func), args, kwargs)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        from trace_core.node import apply
-        from trace_core.operators import foreign
-
-        name = getattr(func, "__name__", "")
-        if name in _IN_PLACE:
-            return apply(foreign(_IN_PLACE[name]), args, kwargs)
-        private = name.startswith("_")
-        if name == "__setitem__" or (name.endswith("_") and not private) or (kwargs or {}).get("out") is not None:
-            raise _refuse(f"torch function {name!r}")
+            raise refuse_in_place(f"numpy.{func.__name__}")
         return apply(foreign(func), args, kwargs)
 
 
-def _refuse(what: str) -> MutationError:
+def refuse_in_place(what: str) -> MutationError:
     return MutationError(
         f"{what} would write in place, and what is written would lose its history: nodes are immutable. "
         "Use the form that returns a new value, or do it inside a bundle"

@@ -19,7 +19,7 @@ class BoundBundle:
         self._bundle = bundle
         self.__self__ = instance
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         bundle = self._bundle
         code = bundle.code_of(self.__self__) if bundle.trainable else None
         return bundle._run((self.__self__, *args), kwargs, code)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 GENERATOR, COROUTINE, ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
@@ -36,3 +39,24 @@ def mark_coroutine(target: Any) -> None:
         mark(target)
     else:
         target._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+
+
+def named_arguments(signature: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Arguments by the names of the parameters; ``*args`` as ``args[0]``, ``**kwargs`` by key."""
+    plain = [(f"arg{index}", value) for index, value in enumerate(args)] + list(kwargs.items())
+    if signature is None:
+        return plain
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError:  # the call itself failed for its arguments
+        return plain
+    named: list[tuple[str, Any]] = []
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is kind.VAR_POSITIONAL:
+            named += [(f"{name}[{index}]", item) for index, item in enumerate(value)]
+        elif kind is kind.VAR_KEYWORD:
+            named += list(value.items())
+        else:
+            named.append((name, value))
+    return named

@@ -13,6 +13,7 @@ from trace_core._functions import COROUTINE, GENERATOR
 from trace_core._values import ATOMIC
 from trace_core.context import Frame, body_frame, current
 from trace_core.errors import ReplayError
+from trace_core.guards import note_outcome
 from trace_core.node import Node, failure, link, unwrap
 
 if TYPE_CHECKING:
@@ -91,6 +92,21 @@ class ItemOperator:
         return self.bundle.input_names(args, kwargs)
 
 
+class _ItemCount(ItemOperator):
+    """How many items a generator gave before it ended; asked again, it looks for one more at most."""
+
+    __slots__ = ()
+
+    def rerun(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run the generator again and count."""
+        from itertools import islice
+
+        items = self.bundle.rerun(args, kwargs)
+        count = sum(1 for _ in islice(items, self.index + 1))
+        items.close()
+        return Node(count)
+
+
 class _Call:
     """One call of an async or generator function, with its recorded inputs."""
 
@@ -143,6 +159,15 @@ class _Call:
         op: Any = ItemOperator(self.bundle, self.index, self.sent)
         return link(plain, op, self.args, self.kwargs, self.frame.external_reads(), self.outer)
 
+    def _note_end(self) -> None:
+        """How often a loop over the items went round is a decision of the recorded path."""
+        if self.sent or (self.outer is not None and (self.outer.reads is not None or not self.outer.tracing)):
+            return
+        count: Any = _ItemCount(self.bundle, self.index, self.sent)
+        count.name = f"number of items of {self.bundle.name}"
+        ended = link(self.index, count, self.args, self.kwargs, self.frame.external_reads(), None)
+        note_outcome(ended, count, "int", self.index)
+
     def _item_failed(self, error: Exception) -> Exception:
         return self._failed(error, ItemOperator(self.bundle, self.index, self.sent))
 
@@ -167,6 +192,7 @@ class _Call:
                         value = next(generator) if sent is None else generator.send(self._plain(sent))
                     node = self._item(value)
                 except StopIteration as end:
+                    self._note_end()
                     return end.value
                 except Exception as error:
                     failed = self._item_failed(error)

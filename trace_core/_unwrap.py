@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
-from trace_core._values import ATOMIC, UNSET, ByReference, all_atomic, restore, snapshot
+from trace_core._values import (
+    ATOMIC,
+    PLAIN_TENSORS,
+    UNSET,
+    ByReference,
+    all_atomic,
+    is_tensor,
+    restore,
+    snapshot,
+)
 from trace_core.context import current
 from trace_core.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def is_record(kind: type) -> bool:
@@ -35,59 +45,84 @@ def replace_fields(value: Any, fields: dict[str, Any]) -> Any:
     return duplicate
 
 
-def map_nodes(value: Any, change: Callable[[Node], Any], seen: frozenset[int] = frozenset()) -> Any:
-    """``value`` with every node at any depth replaced by ``change(node)``; ``value`` itself if nothing was replaced."""
+def map_nodes(
+    value: Any, change: Callable[[Any], Any], seen: frozenset[int] = frozenset(), *, tensors: bool = False
+) -> Any:
+    """``value`` with every node at any depth replaced by ``change(node)``; ``value`` itself if nothing was replaced.
+
+    With ``tensors``, torch tensors are replaced instead of nodes.
+    """
     kind = type(value)
     if kind in ATOMIC:
         return value
     if isinstance(value, Node):
+        return value if tensors else change(value)
+    if tensors and is_tensor(value):
         return change(value)
     if kind is list or kind is tuple or kind is set or kind is frozenset:
         if all_atomic(value) or id(value) in seen:
             return value
         seen = seen | {id(value)}
-        items = [map_nodes(item, change, seen) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else kind(items)
+        items = [map_nodes(item, change, seen, tensors=tensors) for item in value]
+        return value if all(map(is_, items, value)) else kind(items)
     if kind is dict:
         if (all_atomic(value.values()) and all_atomic(value)) or id(value) in seen:
             return value
-        seen = seen | {id(value)}
-        pairs = {map_nodes(key, change, seen): map_nodes(item, change, seen) for key, item in value.items()}
-        same = len(pairs) == len(value) and all(
-            a is c and b is d for (a, b), (c, d) in zip(pairs.items(), value.items(), strict=True)
-        )
-        return value if same else pairs
-    if isinstance(value, tuple) and hasattr(kind, "_fields"):  # named tuples
-        items = [map_nodes(item, change, seen) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else kind(*items)
+        pairs = _map_pairs(value, change, seen | {id(value)}, tensors)
+        return value if pairs is None else dict(pairs)
+    if isinstance(value, tuple) and (hasattr(kind, "_fields") or hasattr(kind, "n_fields")):
+        # named tuples, and the named results of torch.max and the like
+        items = [map_nodes(item, change, seen, tensors=tensors) for item in value]
+        if all(map(is_, items, value)):
+            return value
+        return kind(*items) if hasattr(kind, "_fields") else kind(items)
     if isinstance(value, list | dict | set | deque) and not hasattr(kind, "__trace_core_module__"):
-        return value if id(value) in seen else _map_subclass(value, change, seen | {id(value)})
+        return value if id(value) in seen else _map_subclass(value, change, seen | {id(value)}, tensors)
     if is_record(kind) and not isinstance(value, type) and not hasattr(kind, "__trace_core_module__"):
         if id(value) in seen:
             return value
-        seen = seen | {id(value)}
-        fields = record_fields(value)
-        new = {name: map_nodes(item, change, seen) for name, item in fields.items()}
-        changed = {name: item for name, item in new.items() if item is not fields[name]}
+        changed = _map_fields(value, change, seen | {id(value)}, tensors)
         return replace_fields(value, changed) if changed else value
     return value
 
 
-def _map_subclass(value: Any, change: Callable[[Node], Any], seen: frozenset[int]) -> Any:
+def _map_pairs(
+    value: Mapping[Any, Any], change: Callable[[Any], Any], seen: frozenset[int], tensors: bool
+) -> list[tuple[Any, Any]] | None:
+    """The items with what was replaced; None if nothing was."""
+    pairs = [
+        (map_nodes(key, change, seen, tensors=tensors), map_nodes(item, change, seen, tensors=tensors))
+        for key, item in value.items()
+    ]
+    same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True))
+    return None if same else pairs
+
+
+def _map_fields(value: Any, change: Callable[[Any], Any], seen: frozenset[int], tensors: bool) -> dict[str, Any]:
+    """The fields of a record that are replaced."""
+    fields = record_fields(value)
+    new = {name: map_nodes(item, change, seen, tensors=tensors) for name, item in fields.items()}
+    return {name: item for name, item in new.items() if item is not fields[name]}
+
+
+def _map_subclass(value: Any, change: Callable[[Any], Any], seen: frozenset[int], tensors: bool) -> Any:
     """``map_nodes`` for subclasses of list, dict and set, and for deque: a copy by the class's own means, refilled."""
     import copy
 
     if isinstance(value, dict):
-        pairs = [(map_nodes(key, change, seen), map_nodes(item, change, seen)) for key, item in value.items()]
-        if all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True)):
+        pairs = _map_pairs(value, change, seen, tensors)
+        if pairs is None:
             return value
         duplicate = copy.copy(value)
         dict.clear(duplicate)
         for key, item in pairs:
             dict.__setitem__(duplicate, key, item)
+        if is_record(type(value)):  # a dict whose items are its fields as well
+            for name, item in _map_fields(value, change, seen, tensors).items():
+                object.__setattr__(duplicate, name, item)
         return duplicate
-    items = [map_nodes(item, change, seen) for item in value]
-    if all(a is b for a, b in zip(items, value, strict=True)):
+    items = [map_nodes(item, change, seen, tensors=tensors) for item in value]
+    if all(map(is_, items, value)):
         return value
     duplicate = copy.copy(value)
     base: Any = next(base for base in (list, set, deque) if isinstance(value, base))  # not what the subclass made of it
@@ -164,9 +199,20 @@ def unwrap_container(value: Any) -> tuple[Any, Any]:
     """See node.unwrap, for containers and records."""
     if not holds_nodes(value):
         kept = snapshot(value)
-        return value, value if kept is UNSET or isinstance(kept, ByReference) else kept
+        if isinstance(kept, ByReference) and type(value) is not tuple:
+            return value, value
+        return value, _with_leaves(value if kept is UNSET or isinstance(kept, ByReference) else kept)
     frame = current.get()
     recorded = map_nodes(value, lambda node: node._read(frame))
     if recorded is value:
         recorded = restore(value)  # the caller's own container, which may be changed later
-    return map_nodes(recorded, lambda node: node._value), recorded
+    return map_nodes(recorded, lambda node: node._value), _with_leaves(recorded)
+
+
+def _with_leaves(recorded: Any) -> Any:
+    """Nodes for the tensors in a recorded container, so that it tells if one is changed in place later."""
+    if not PLAIN_TENSORS:  # torch is not in use
+        return recorded
+    from trace_core._fast import leaf
+
+    return map_nodes(recorded, leaf, tensors=True)

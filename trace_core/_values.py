@@ -14,6 +14,18 @@ MAX_ELEMENTS: Final = 10_000
 MAX_BYTES: Final = 1 << 16
 
 
+#: torch.Tensor and torch.nn.Parameter, once torch is in use: their operators run no code of users.
+PLAIN_TENSORS: Final[set[type]] = set()
+#: Other types of arguments that torch's functions take: they cannot change and hold no nodes.
+PLAIN_ARGUMENTS: Final[set[type]] = set()
+
+
+def _note_torch() -> None:
+    torch: Any = sys.modules["torch"]
+    PLAIN_TENSORS.update((torch.Tensor, torch.nn.Parameter))
+    PLAIN_ARGUMENTS.update((torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format))
+
+
 class Unset:
     """Says that a node's value needed no snapshot: it cannot change."""
 
@@ -30,12 +42,15 @@ class ByReference:
     """Says that a value was too big or too opaque to be copied when it was recorded.
 
     ``version`` is a tensor's own change counter at that moment (reading it touches no data), or a container's length.
+    ``place`` is the address of a parameter's tensor: torch gives a tensor other data without counting (``.data = ...``,
+    ``module.to(device)``).
     """
 
-    __slots__ = ("version",)
+    __slots__ = ("place", "version")
 
-    def __init__(self, version: int | None = None) -> None:
+    def __init__(self, version: int | None = None, place: int | None = None) -> None:
         self.version = version
+        self.place = place
 
     def changed(self, value: Any) -> bool | None:
         """True where the value is seen to have changed since, False where a tensor's counter says that it has not.
@@ -45,11 +60,57 @@ class ByReference:
         if self.version is None:
             return None
         if is_tensor(value):
-            return bool(value._version != self.version)
+            return bool(value._version != self.version or (self.place is not None and self.place != value.data_ptr()))
         return True if len(value) != self.version else None
 
 
 REFERENCE: Final = ByReference()
+_BY_VERSION: Final = [ByReference(version) for version in range(64)]  # nearly all tensors; made once
+
+
+def tensor_mark(tensor: Any) -> ByReference:
+    """The mark for a tensor. Reads its change counter, no data."""
+    try:
+        version: int = tensor._version
+        return _BY_VERSION[version] if version < 64 else ByReference(version)
+    except RuntimeError:  # inference tensors keep no counter
+        return REFERENCE
+
+
+class Released:
+    """Stands for a tensor that was let go of (``Trace.release``): what it was is known, its data is not.
+
+    Computing with it raises ReleasedError.
+    """
+
+    __slots__ = ("device", "dtype", "shape")
+
+    def __init__(self, tensor: Any) -> None:
+        self.shape = tuple(tensor.shape)
+        self.dtype = tensor.dtype
+        self.device = tensor.device
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        where = "" if str(self.device) == "cpu" else f" on {self.device}"
+        return f"tensor({shape}, {str(self.dtype).removeprefix('torch.')}{where}: released)"
+
+    def refuse(self, *_: object, **__: object) -> Any:
+        """Raise ReleasedError."""
+        from trace_core.errors import ReleasedError
+
+        raise ReleasedError(
+            f"the value of this node, a {self!r}, was let go of by Trace.release or backward(release=True): read it "
+            "before, or compute it again with trace.replay(until=node)"
+        )
+
+    __bool__ = __float__ = __int__ = __len__ = __iter__ = __getitem__ = __array__ = refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __rmatmul__ = refuse
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.refuse()
 
 
 class _TooBig(Exception):
@@ -68,15 +129,26 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def without_history(value: Any) -> Any:
+    """A tensor as autograd's ``detach`` gives it; any other value as it is."""
+    return value.detach() if is_tensor(value) else value
+
+
+def copy_of_tensor(value: Any) -> Any:
+    """A tensor with memory of its own; any other value as it is."""
+    return value.detach().clone() if is_tensor(value) else value
+
+
 def snapshot(value: Any) -> Any:
     """UNSET if the value cannot change, a copy if it is small plain data, else a ByReference mark."""
     if type(value) in ATOMIC:
         return UNSET
+    if type(value) in PLAIN_TENSORS:
+        return tensor_mark(value)
     if is_tensor(value):
-        try:
-            return ByReference(value._version)
-        except RuntimeError:  # inference tensors keep no counter
-            return REFERENCE
+        if not PLAIN_TENSORS:
+            _note_torch()
+        return tensor_mark(value)
     try:
         copied = _copy(value, [MAX_ELEMENTS])
     except (_TooBig, RecursionError):  # too long or nested too deep (cycles)
@@ -84,6 +156,45 @@ def snapshot(value: Any) -> Any:
     return (
         UNSET if copied is value and type(value) in _IMMUTABLE_CONTAINERS else REFERENCE if copied is value else copied
     )
+
+
+def changed_since(value: Any, kept: Any, whole: bool = False) -> bool:
+    """Whether ``value`` is seen to have been changed in place since ``kept = snapshot(value)``.
+
+    A look at the length or a tensor's counter; with ``whole``, at every element, if there are not very many.
+    """
+    if isinstance(kept, ByReference):
+        return kept.changed(value) is True
+    kind = type(value)
+    if kind is list or kind is dict or kind is set or kind is bytearray:
+        return bool(len(value) != len(kept) or (whole and len(value) <= _COMPARED and not _same(value, kept)))
+    return whole and not _same(value, kept)
+
+
+_COMPARED: Final = 256  # a parameter is read often: longer containers are only counted
+
+
+def _same(value: Any, kept: Any) -> bool:
+    """Whether a copy made by ``_copy`` still equals its original; what was not copied is the same anyway."""
+    if value is kept:
+        return True
+    kind = type(value)
+    if kind is not type(kept):
+        return False
+    if kind in ATOMIC or kind is bytearray or kind is set:
+        return bool(value == kept)
+    if isinstance(value, list | tuple | deque):
+        return len(value) == len(kept) and all(map(_same, value, kept))
+    if isinstance(value, dict):
+        return value.keys() == kept.keys() and all(_same(item, kept[key]) for key, item in value.items())
+    if is_ndarray(value):
+        return bool(value.shape == kept.shape and value.tobytes() == kept.tobytes())
+    if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
+        from trace_core._unwrap import record_fields
+
+        now, then = record_fields(value), record_fields(kept)
+        return now.keys() == then.keys() and all(_same(item, then[name]) for name, item in now.items())
+    return True
 
 
 def restore(kept: Any) -> Any:

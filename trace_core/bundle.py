@@ -8,8 +8,8 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, overload
 
 from trace_core._bound import BoundBundle
-from trace_core._functions import COROUTINE, code_flags, first_line, mark_coroutine
-from trace_core._values import ATOMIC
+from trace_core._functions import COROUTINE, code_flags, first_line, mark_coroutine, named_arguments
+from trace_core._values import ATOMIC, UNSET
 from trace_core.context import Frame, body_frame, current
 from trace_core.errors import SourceError
 from trace_core.node import Node, failure, link, unwrap
@@ -84,7 +84,7 @@ class Bundle:
 
     # ---- calling
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run and record. The result is a Node (a coroutine of one, or a generator of nodes, for such functions)."""
         return self._run(args, kwargs, self._code_for(args) if self.trainable else None)
 
@@ -134,7 +134,7 @@ class Bundle:
             if kind in ATOMIC:
                 call_args.append(value)
                 kept.append(value)
-            elif kind is Node and ordinary:
+            elif kind is Node and ordinary and value._snap is UNSET:
                 call_args.append(value._value)
                 kept.append(value)
             else:
@@ -185,23 +185,7 @@ class Bundle:
 
     def input_names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """Inputs by the function's own parameter names; ``*args`` as ``args[0]``, ``**kwargs`` by key."""
-        signature = self.signature
-        if signature is None:
-            return [(f"arg{index}", value) for index, value in enumerate(args)] + list(kwargs.items())
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:  # the call itself failed for its arguments
-            return [(f"arg{index}", value) for index, value in enumerate(args)] + list(kwargs.items())
-        named: list[tuple[str, Any]] = []
-        for name, value in bound.arguments.items():
-            kind = signature.parameters[name].kind
-            if kind is kind.VAR_POSITIONAL:
-                named += [(f"{name}[{index}]", item) for index, item in enumerate(value)]
-            elif kind is kind.VAR_KEYWORD:
-                named += list(value.items())
-            else:
-                named.append((name, value))
-        return named
+        return named_arguments(self.signature, args, kwargs)
 
     @property
     def signature(self) -> Any:

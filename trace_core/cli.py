@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import sys
 import time
@@ -12,25 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core._version import __version__
-from trace_core.bundle import Bundle
 from trace_core.errors import TraceCoreError
-from trace_core.module import Module
-from trace_core.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from rich.console import Console
 
     from trace_core.integrations.llm.meter import Metered
+    from trace_core.node import Node
     from trace_core.optimizers.base import Optimizer
-    from trace_core.optimizers.loop import Result
+    from trace_core.optimizers.loop import Event, Result
     from trace_core.trace import Trace
-
-
-class CliError(TraceCoreError):
-    """The command line names something that cannot be used."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,7 +88,12 @@ def run_task(
         results = [evaluate(task.workflow, task.metric, x, f"held-out {i}") for i, x in enumerate(task.held_out)]
         return sum(s for _, s in results) / max(1, len(results)), results[0][0] if results else None
 
-    settings.out.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(
+            f"the results cannot be kept in {settings.out}: {error}; choose another folder with --out"
+        ) from error
     began = time.monotonic()
     console.print(
         f"{len(task.train)} training, {len(task.validation)} validation, {len(task.held_out)} held-out examples"
@@ -107,6 +105,12 @@ def run_task(
         seconds = max(60.0, settings.total_seconds - 2 * measuring - 45.0)
     if task.held_out:
         console.print(f"held-out score before: {before:.3f}")
+
+    def follow(event: Event) -> None:
+        progress(event)
+        if event.kind == "accepted":  # a run that is killed leaves the best so far
+            _save_values(settings.out, {name: parameter.value for parameter, name in optimizer.names.items()})
+
     with RunProgress(console, settings.steps, meters, optimizer.names) as progress:
         result = optimize(
             task.workflow,
@@ -120,17 +124,21 @@ def run_task(
             seed=settings.seed,
             seconds=seconds,
             patience=settings.patience,
-            on_event=progress,
+            on_event=follow,
         )
     _save(settings.out, optimizer, result)
     scores = {"validation": (result.start_score, result.score)}
     trace: Trace | None = None
-    if result.stopped == "interrupted":
-        console.print("interrupted: the best so far is kept; the held-out score was not measured again")
+    if result.stopped in ("interrupted", "error"):
+        console.print(f"{result.stopped}: the best so far is kept; the held-out score was not measured again")
     else:
-        after, trace = held_out()
-        if task.held_out:
-            scores["held-out"] = (before, after)
+        try:
+            after, trace = held_out()
+        except TraceCoreError as error:  # what was found is worth more than its last measurement
+            result.error = error
+        else:
+            if task.held_out:
+                scores["held-out"] = (before, after)
     console.print(score_table(scores, task.name))
     print_diffs(console, {optimizer.names[p]: change for p, change in result.changed.items()})
     for text, count in result.failures.items():
@@ -163,9 +171,7 @@ def _cost(meters: dict[str, Metered]) -> str:
 
 def _save(out: Path, optimizer: Optimizer, result: Result) -> None:
     """The best values and the history, readable by people and by ``state.read``."""
-    from trace_core.state import write
-
-    write({name: result.best[parameter] for parameter, name in optimizer.names.items()}, out / "best.json")
+    _save_values(out, {name: result.best[parameter] for parameter, name in optimizer.names.items()})
     events = [
         {
             "kind": event.kind,
@@ -178,6 +184,12 @@ def _save(out: Path, optimizer: Optimizer, result: Result) -> None:
         for event in result.history
     ]
     (out / "history.json").write_text(json.dumps(events, indent=1), encoding="utf-8")
+
+
+def _save_values(out: Path, values: dict[str, Any]) -> None:
+    from trace_core.state import write
+
+    write(values, out / "best.json")
 
 
 def _console() -> Console:
@@ -221,7 +233,7 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     workflow = review_ratings.ReviewRater(meters["workflow"])
     train, validation, held_out = review_ratings.load(seed)
     optimizer = OptoPrime(workflow, meters["optimizer"], seed=1000 * seed, **review_ratings.OPTIMIZER)
-    task = Task("review ratings", as_workflow(workflow), review_ratings.metric, train, validation, held_out)
+    task = Task("review ratings", Workflow(workflow, train), review_ratings.metric, train, validation, held_out)
     settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, out or _default_out("demo"))
     run_task(console, task, optimizer, meters, settings)
 
@@ -247,8 +259,10 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     "--validation", default=0.3, show_default=True, type=click.FloatRange(0, 1), help="Share of the examples."
 )
 @click.option("--held-out", default=0.2, show_default=True, type=click.FloatRange(0, 1), help="Share of the examples.")
-@click.option("--seconds", default=None, type=float, help="Start no new step after so many.")
-@click.option("--patience", default=None, type=int, help="Stop after so many steps without an improvement.")
+@click.option("--seconds", default=None, type=click.FloatRange(min=0), help="Start no new step after so many.")
+@click.option(
+    "--patience", default=None, type=click.IntRange(min=1), help="Stop after so many steps without an improvement."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for the results [runs/TIME-NAME].")
 def optimize(
@@ -288,118 +302,20 @@ def optimize(
     examples = load_jsonl(data)
     parts = split(examples, (1 - validation - held_out, validation, held_out), seed)
     console = _console()
-    call = as_workflow(target)
-    parameters = find_parameters(target, call, parts[0][0])
+    call = Workflow(target, examples)
+    parameters = find_parameters(call, parts[0][0])
     model = Metered(resolve_llm(llm))
     chosen = {"optoprime": optimizers.OptoPrime, "opro": optimizers.OPRO, "textgrad": optimizers.TextGrad}[kind]
     optimizer = chosen(parameters, model, objective=objective, seed=seed)
+    count = len(optimizer.parameters)
     console.print(
-        f"{len(optimizer.parameters)} parameters: {', '.join(optimizer.names.values())}", markup=False, highlight=False
+        f"{count} parameter{'s' * (count != 1)}: {', '.join(optimizer.names.values())}", markup=False, highlight=False
     )
+    if call.note:
+        console.print(call.note, markup=False, highlight=False)
     name = workflow.rpartition(":")[2]
     settings = Settings(steps, batch_size, proposals, seed, seconds, None, patience, out or _default_out(name))
     run_task(console, Task(name, call, score, *parts), optimizer, {"optimizer": model}, settings)
-
-
-def load_object(spec: str, what: str) -> Any:
-    """The object named ``module:name`` or ``file.py:name``. Raises CliError saying which part is wrong."""
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name:
-        raise CliError(f"{what} must be given as module:name or file.py:name, got {spec!r}")
-    try:
-        if place.endswith(".py"):
-            module = _load_file(Path(place), what)
-        else:
-            sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(place)
-    except CliError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name is not None and place.split(".")[0] == error.name.split(".")[0]:
-            raise CliError(
-                f"{what}: no module named {place!r} (looked in {Path.cwd()} and the installed packages)"
-            ) from error
-        raise CliError(f"{what}: importing {place!r} failed: {error}") from error
-    except Exception as error:
-        raise CliError(f"{what}: importing {place!r} failed: {type(error).__name__}: {error}") from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            offers = ", ".join(sorted(n for n in vars(module) if not n.startswith("_"))[:12])
-            raise CliError(f"{what}: {place!r} has no {name!r}; it has: {offers}")
-        found = getattr(found, part)
-    return found
-
-
-def _load_file(path: Path, what: str) -> Any:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    if not path.is_file():
-        raise CliError(f"{what}: no file {str(path)!r}")
-    sys.path.insert(0, str(path.resolve().parent))
-    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) == str(path.resolve()):
-        return sys.modules[path.stem]
-    spec = spec_from_file_location(path.stem, path.resolve())
-    if spec is None or spec.loader is None:
-        raise CliError(f"{what}: {str(path)!r} cannot be imported")
-    module = module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def as_workflow(target: Any) -> Callable[[Any], Node]:
-    """A function of one example: its fields by name where they match the target's arguments, else the whole."""
-    if isinstance(target, type):
-        try:
-            target = target()
-        except TypeError as error:
-            raise CliError(f"workflow class {target.__name__} cannot be made without arguments: {error}") from error
-    if not callable(target):
-        raise CliError(f"the workflow must be callable, got {type(target).__name__}")
-    plain = target.forward if isinstance(target, Module) and hasattr(target, "forward") else target
-    signature = inspect.signature(plain.fn if isinstance(plain, Bundle) else plain)
-    arguments = [
-        p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL
-    ]
-    required = [p.name for p in arguments if p.default is p.empty]
-
-    def call(example: Any) -> Node:
-        if isinstance(example, dict) and all(name in example for name in required) and arguments:
-            result = target(**{p.name: example[p.name] for p in arguments if p.name in example})
-        elif len(required) == 1 or (not required and arguments):
-            result = target(example)
-        else:
-            has = ", ".join(example) if isinstance(example, dict) else type(example).__name__
-            raise CliError(f"the workflow needs {', '.join(required) or 'no argument'}; an example has: {has}")
-        return result  # type: ignore[no-any-return]
-
-    call.target = target  # type: ignore[attr-defined]
-    return call
-
-
-def find_parameters(target: Any, call: Callable[[Any], Node], example: Any) -> Sequence[Any]:
-    """Named parameters of a Module or bundle; of a function, those that its output on one example depends on."""
-    from trace_core.errors import ExecutionError
-    from trace_core.trace import Trace
-
-    owner = getattr(call, "target", target)
-    if hasattr(owner, "named_parameters"):
-        found: list[Any] = list(owner.named_parameters())
-    elif isinstance(owner, Bundle) and owner.parameters():
-        found = owner.parameters()
-    else:
-        try:
-            output = call(example)
-        except ExecutionError as error:
-            output = error.node
-        found = Trace.of(output).parameters if isinstance(output, Node) else []
-    if not found:
-        raise CliError(
-            "the workflow has no parameters: mark values with tc.node(value, trainable=True) or functions with "
-            "tc.bundle(trainable=True)"
-        )
-    return found
 
 
 # ---- model

@@ -144,11 +144,12 @@ class CodeParameter(Parameter):
     def _code_version(self, text: str, filename: str) -> CodeVersion:
         import ast
 
-        from trace_core.source import parse_candidate, used_names
+        from trace_core.source import parse_candidate, used_names, without_bundle
 
-        tree, definition = parse_candidate(text, self.function_name)
+        definition = parse_candidate(text, self.function_name)[1]
         is_async = isinstance(definition, ast.AsyncFunctionDef)
-        return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(tree)))
+        text = without_bundle(text, definition, self._original)
+        return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(text)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodeParameter:
         twin = CodeParameter.of_function(
@@ -159,8 +160,9 @@ class CodeParameter(Parameter):
             isolation=self._isolation,
         )
         memo[id(self)] = twin
-        if self._current._value != self._text:
-            twin.update(self._current._value)
+        value = self.value
+        if value != self._text:
+            twin.update(value)
         return twin
 
     def __reduce__(self) -> Any:
@@ -172,7 +174,7 @@ class CodeParameter(Parameter):
             raise TypeError(
                 f"cannot pickle parameter {self._title()}: its function is not at the top level of a module"
             )
-        return _rebuild_code, (*place, self.name, self.description, self._text, self._isolation, self._current._value)
+        return _rebuild_code, (*place, self.name, self.description, self._text, self._isolation, self.value)
 
 
 def _rebuild_code(

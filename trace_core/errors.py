@@ -39,6 +39,10 @@ class ReplayError(TraceCoreError):
     """A trace cannot be re-executed, or re-executing it would take another path than the recorded one."""
 
 
+class ReleasedError(TraceCoreError):
+    """The value of a node was let go of to free memory; the message says how to have it again."""
+
+
 class StateError(TraceCoreError, ValueError):
     """A state dict does not fit the module; every unknown, missing and ill-typed entry is named."""
 

@@ -1,4 +1,4 @@
-"""Where a value leaves the graph (``if node``, ``len(node)``, ``int(node)``).
+"""Where a value leaves the graph (``if node``, ``len(node)``, ``int(node)``), an operator fails, or a generator ends.
 
 The answer is remembered, so that a replay that would have answered otherwise is refused, instead of following the
 recorded path to a wrong value.
@@ -10,7 +10,7 @@ import operator
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from trace_core._values import ATOMIC
+from trace_core._values import ATOMIC, is_tensor
 from trace_core.context import current
 from trace_core.errors import ReplayError
 
@@ -26,6 +26,8 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "complex": complex,
     "index": operator.index,
+    "shape": lambda value: tuple(value.shape) if hasattr(value, "shape") else len(value),
+    "error": lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 }
 _lock = allocate_lock()
 _KEPT = 64  # tests remembered per node; the latest win
@@ -46,8 +48,66 @@ def leave(node: Node, how: str) -> Any:
 
         raise failure(Operator(how, _CONVERT[how]), (read,), None, (), error, frame) from error
     if frame is None or frame.reads is None:  # inside an operator's body the question is asked again by a replay
-        _remember(read, how, answer)
+        if how == "len" and _is_sized_by_shape(read._value):
+            note_shape(read, read._value)
+        else:
+            _remember(read, how, answer)
     return answer
+
+
+#: Operators whose results have a shape that depends on the data.
+_DATA_SHAPED = frozenset({"argwhere", "getitem", "masked_select", "method", "nonzero", "unique", "unique_consecutive"})
+
+
+def note_shape(node: Node, value: Any) -> None:
+    """Remember that the shape of a tensor was looked at.
+
+    It is asked again at that node. Only where it depends on data do the nodes it was made of remember it as well: this
+    links them in a cycle, and would keep their tensors until the next collection.
+    """
+    op = node.op
+    if op is None:
+        return
+    frame = current.get()
+    if frame is not None and frame.reads is not None:
+        return
+    if op.name in _DATA_SHAPED and _is_data_shaped(node):
+        _remember(node, "shape", _CONVERT["shape"](value))
+        return
+    extra = node._more()
+    if extra.guards is None:
+        extra.guards = {}
+    extra.guards["shape"] = _CONVERT["shape"](value)
+
+
+def _is_sized_by_shape(value: Any) -> bool:
+    """Whether the length follows from shapes: of a tensor, and of what ``split`` and the like give."""
+    return is_tensor(value) or (isinstance(value, tuple) and bool(value) and all(map(is_tensor, value)))
+
+
+def _is_data_shaped(node: Node) -> bool:
+    from trace_core.graph import dependencies
+
+    if node.op is not None and node.op.name == "getitem":
+        return any(str(getattr(source._value, "dtype", "")) == "torch.bool" for source in dependencies(node))
+    return node.op is not None and (node.op.name != "method" or node.args[1] in _DATA_SHAPED)
+
+
+def note_outcome(node: Node, op: Any, how: str, value: Any) -> None:
+    """Remember an outcome that is no value of the workflow, so that a replay asks for it again.
+
+    ``op`` on the inputs of ``node`` gave ``value``: the error of a failed operator, which the workflow may have caught,
+    or the number of items of a generator. What is remembered is a node of its own: errors hold on to whole call stacks.
+    """
+    from trace_core.node import make
+
+    answer = _CONVERT[how](value)
+    twin = make(answer, op, node.args)
+    extra = node._extra
+    if extra is not None and (extra.kwargs or extra.reads):
+        more = twin._more()
+        more.kwargs, more.reads = extra.kwargs, extra.reads
+    _remember(twin, how, answer)
 
 
 def _remember(node: Node, how: str, answer: Any) -> None:
@@ -76,8 +136,14 @@ def _remember(node: Node, how: str, answer: Any) -> None:
                 _watch(source, node)
                 if source.op is not None:
                     pending.append(source)
-            elif how != "float" and not _condition(source, node.op, node.args, how, answer):
+            elif how != "float" and (_hidden(node) or not _condition(source, node.op, node.args, how, answer)):
                 _watch(source, node)
+
+
+def _hidden(node: Node) -> bool:
+    """Whether the operator's result depends on more than its positional arguments."""
+    extra = node._extra
+    return extra is not None and bool(extra.kwargs or extra.reads)
 
 
 def _watch(source: Node, tested: Node) -> None:
@@ -149,8 +215,8 @@ def check_conditions(version: Node, candidate: Node) -> None:
         if op is not None:
             try:
                 value = op.fn(*[value if item is SELF else item for item in args])
-            except Exception:  # noqa: BLE001 - as above
-                value = None
+            except Exception as error:  # noqa: BLE001 - as above
+                value = error if how == "error" else None
         now = _ask(how, value)
         if now != before:
             raise _other_path(how, version, before, now)
@@ -169,7 +235,7 @@ def check_watchers(nodes: Iterable[Node], new: Mapping[Node, Node], target: Node
     for node in nodes:
         watchers = node._extra.watchers if node._extra is not None else None
         for tested in tuple(watchers or ()):  # a copy: other threads may be testing
-            if tested in done:
+            if tested in done or _same_call(tested, target):  # that the target failed is its result
                 continue
             done.add(tested)
             _recompute(tested, known, unchanged)
@@ -185,6 +251,7 @@ def check_watchers(nodes: Iterable[Node], new: Mapping[Node, Node], target: Node
 def _recompute(tested: Node, known: dict[Node, Node], unchanged: set[Node]) -> None:
     """Put what the tested value would be now into ``known``, if anything it was made of has changed."""
     from trace_core.context import no_trace
+    from trace_core.errors import ExecutionError
     from trace_core.graph import dependencies
     from trace_core.node import Node
     from trace_core.replay import rerun_with
@@ -201,8 +268,11 @@ def _recompute(tested: Node, known: dict[Node, Node], unchanged: set[Node]) -> N
         elif node.op is None or not any(source in known for source in sources):
             unchanged.add(node)
         else:
-            with no_trace():
-                result = rerun_with(node, known)
+            try:
+                with no_trace():
+                    result = rerun_with(node, known)
+            except ExecutionError as error:
+                result = error.node
             if not isinstance(result, Node):
                 raise ReplayError(
                     f"a test in the workflow depends on {node.op.name!r}, which is async: run the workflow instead"
@@ -210,9 +280,14 @@ def _recompute(tested: Node, known: dict[Node, Node], unchanged: set[Node]) -> N
             known[node] = result
 
 
+def _same_call(left: Node, right: Node) -> bool:
+    return left.op is right.op and left.args is right.args and left.op is not None
+
+
 def _other_path(how: str, node: Node, before: Any, now: Any) -> ReplayError:
     name = node.op.name if node.op is not None else node._label() or "node"
+    what = f"the error of {name!r}" if how == "error" else f"{how}() of {name!r}"
     return ReplayError(
-        f"{how}() of {name!r} was {before!r:.60} when recorded and would now be {now!r:.60}: it left the graph there, "
+        f"{what} was {before!r:.60} when recorded and would now be {now!r:.60}: it left the graph there, "
         "so the rest of the trace may no longer be what the workflow would do; run the workflow instead"
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trace_core._bound import BoundBundle
+from trace_core._unwrap import is_record, record_fields
+from trace_core._values import copy_of_tensor, without_history
 from trace_core.bundle import CODE_SLOT, Bundle
 from trace_core.errors import StateError
 from trace_core.node import Node
 from trace_core.parameter import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
 
 C = TypeVar("C", bound=type)
@@ -22,9 +25,9 @@ _SKIPPED = frozenset({CODE_SLOT, "__dict__", "__weakref__"})
 class Module:
     """Base class of workflows with parameters.
 
-    Parameters are found in attributes, in lists, tuples and dicts in attributes, in nested modules, and as the code of
-    trainable methods. A parameter without a name gets that of the attribute it is first assigned to. Properties are
-    never run in the search.
+    Parameters are found in attributes, in lists, tuples, dicts, deques, dataclasses and pydantic models in attributes,
+    in nested modules, and as the code of trainable methods; not in sets, which have no order, nor in other objects. A
+    parameter without a name gets that of the attribute it is first assigned to. Properties are never run in the search.
     """
 
     __slots__ = ()
@@ -35,7 +38,7 @@ class Module:
         if isinstance(value, Parameter) and value.name is None:
             value._rename(attribute)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls ``forward``, if there is one."""
         forward = getattr(self, "forward", None)
         if forward is None:
@@ -55,9 +58,19 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_feedback()
 
+    def named_buffers(self) -> Iterator[tuple[str, Any]]:
+        """(dotted path, tensor) of what is saved and not optimized: the persistent buffers of torch modules inside."""
+        for path, module in _modules_in(self, "", {id(self)}):
+            if type(module).named_buffers is not Module.named_buffers:
+                yield from ((f"{path}.{name}", buffer) for name, buffer in module.named_buffers())
+
     def state_dict(self) -> dict[str, Any]:
-        """The current value of each parameter by dotted path."""
-        return {path: parameter.value for path, parameter in self.named_parameters()}
+        """The current value of each parameter and buffer by dotted path. Tensors are copies, without gradients."""
+        return {path: copy_of_tensor(value) for path, value in self._state().items()}
+
+    def _state(self) -> dict[str, Any]:
+        values = {path: without_history(parameter.value) for path, parameter in self.named_parameters()}
+        return values | dict(self.named_buffers())
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Set the parameters from ``state_dict`` values. All or nothing: if one is refused, none is changed.
@@ -67,13 +80,13 @@ class Module:
         """
         from trace_core.state import load
 
-        load(dict(self.named_parameters()), state, strict)
+        load(dict(self.named_parameters()), dict(self.named_buffers()), state, strict)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state: JSON, and arrays or tensors to a safetensors file beside it. Never pickle."""
         from trace_core.state import write
 
-        write(self.state_dict(), path)
+        write(self._state(), path)
 
     def load(self, path: str | PathLike[str], *, strict: bool = True) -> None:
         """Read what ``save`` wrote; see ``load_state_dict``."""
@@ -125,14 +138,45 @@ def _visit(value: Any, path: str, seen: set[int], parameters: set[Parameter]) ->
         for parameter in value.parameters():
             yield from _found(parameter, path, parameters)
     elif getattr(type(value), "__trace_core_module__", False):
+        if type(value).named_parameters is not Module.named_parameters:  # it knows its parameters better
+            if id(value) not in seen:
+                seen.add(id(value))
+                for name, parameter in value.named_parameters():
+                    yield from _found(parameter, f"{path}.{name}", parameters)
+            return
         yield from _walk(value, f"{path}.", seen, parameters)
-    elif isinstance(value, list | tuple | dict):
+    elif (items := _items(value)) is not None:
         if id(value) in seen:
             return
         seen.add(id(value))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
             yield from _visit(item, f"{path}.{key}", seen, parameters)
+
+
+def _modules_in(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+    """(dotted path, module) of the modules inside, each once."""
+    pending = list(_attributes(owner))[::-1]
+    while pending:
+        name, value = pending.pop()
+        if id(value) in seen:
+            continue
+        if getattr(type(value), "__trace_core_module__", False):
+            seen.add(id(value))
+            yield f"{path}{name}", value
+            if type(value).named_parameters is Module.named_parameters:
+                yield from _modules_in(value, f"{path}{name}.", seen)
+        elif not isinstance(value, Node) and (items := _items(value)) is not None:
+            seen.add(id(value))
+            pending += [(f"{name}.{key}", item) for key, item in items][::-1]
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """(key, item) of what is searched for parameters; None for what is not."""
+    if isinstance(value, list | tuple | deque):
+        return enumerate(value)
+    if isinstance(value, dict):
+        return value.items()
+    return record_fields(value).items() if is_record(type(value)) and not isinstance(value, type) else None
 
 
 def _found(parameter: Parameter, path: str, parameters: set[Parameter]) -> Iterator[tuple[str, Parameter]]:
@@ -169,6 +213,9 @@ def model(cls: C) -> C:
     }
     if "__slots__" in cls.__dict__:
         body["__slots__"] = ()
+    if getattr(cls, "__parameters__", ()):  # still generic in the same type variables
+        generic: Any = cls
+        body["__orig_bases__"] = (generic[generic.__parameters__], Module)
     metaclass: Any = type(cls)
     made: C = metaclass(cls.__name__, (cls, Module), body)
     return made

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from trace_core.node import Node
 
 
+_LONGEST = 60
+
+
 def identifier(text: str) -> str:
-    """``text`` as a Python identifier."""
-    cleaned = "".join(c if ("_" + c).isidentifier() else "_" for c in text).strip("_") or "value"
+    """``text`` as a Python identifier of at most about sixty characters."""
+    cleaned = "".join(c if ("_" + c).isidentifier() else "_" for c in text[:_LONGEST]).strip("_") or "value"
     return cleaned if cleaned.isidentifier() and not keyword.iskeyword(cleaned) else f"_{cleaned}"
 
 

@@ -6,11 +6,25 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from trace_core._arrays import ArrayProtocols
+from trace_core._conversions import Conversions
+from trace_core._extra import Extra
 from trace_core._signatures import OperatorSignatures
-from trace_core._values import ATOMIC, UNSET, ByReference, is_ndarray, snapshot
+from trace_core._torch import is_default_mode, mode_now
+from trace_core._values import (
+    ATOMIC,
+    PLAIN_TENSORS,
+    UNSET,
+    ByReference,
+    Released,
+    changed_since,
+    is_ndarray,
+    is_tensor,
+    snapshot,
+    without_history,
+)
 from trace_core.context import body_frame, current
 from trace_core.errors import ExecutionError, MutationError
-from trace_core.guards import leave
+from trace_core.guards import note_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,28 +37,13 @@ if TYPE_CHECKING:
 _new = object.__new__
 
 
-class _Extra:
-    """What only some nodes have; kept apart so that the ordinary node stays small."""
-
-    __slots__ = ("description", "guards", "inner", "kwargs", "name", "reads", "watchers")
-
-    def __init__(self) -> None:
-        self.kwargs: dict[str, Any] | None = None
-        self.reads: tuple[Node, ...] = ()
-        self.inner: Any = None
-        self.name: str | None = None
-        self.description: str | None = None
-        self.guards: dict[Any, Any] | None = None  # how the value left the graph -> the answer; see guards.py
-        self.watchers: list[Node] | None = None  # tested temporaries made of this value
-
-
-class Node(ArrayProtocols, OperatorSignatures):
+class Node(ArrayProtocols, Conversions, OperatorSignatures):
     """A value in the graph of a traced workflow.
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
     ``len``, ``int``, ``float``, ``str`` and ``in`` leave the graph and answer as the value would. ``==`` gives a node;
-    the hash is the identity, and ``node in nodes`` looks for that very node (``list.remove``, ``index`` and ``count``
-    go by ``==`` and so by value). A node is immutable: in-place changes raise MutationError.
+    the hash is the identity; ``node in nodes``, ``nodes.remove(node)``, ``index`` and ``count`` look for that very
+    node. A node is immutable: in-place changes raise MutationError.
 
     Attributes:
         value: the value itself (alias ``data``).
@@ -57,7 +56,7 @@ class Node(ArrayProtocols, OperatorSignatures):
     _snap: Any
     op: Operator | None
     args: tuple[Any, ...]
-    _extra: _Extra | None
+    _extra: Extra | None
 
     def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
         plain, recorded = unwrap(value)
@@ -85,7 +84,8 @@ class Node(ArrayProtocols, OperatorSignatures):
     def value(self) -> Any:
         """The value. Inside an operator's body the read makes this node a dependency of the operator."""
         frame = current.get()
-        return self._value if frame is None else self._read(frame)._value
+        value = self._value if frame is None else self._read(frame)._value
+        return value if type(value) is not Released else value.refuse()
 
     @property
     def data(self) -> Any:
@@ -106,19 +106,30 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     def _read(self, frame: Frame | None) -> Node:
         """The node that a read of this one gives in ``frame``; notes the read for a running body."""
+        node = self if self._snap is UNSET else self._now()
         if frame is None:
-            return self
-        node = self
+            return node
         if frame.overlay is not None:
             node = frame.overlay.get(self, self)
         if frame.reads is not None:
             frame.reads[node] = None
         return node
 
-    def _more(self) -> _Extra:
+    def _now(self) -> Node:
+        """This node, or, if its value was changed in place since it was recorded, one for what it has become."""
+        if not changed_since(self._value, self._snap):
+            return self
+        later = self._more().later
+        if later is None or changed_since(later._value, later._snap):
+            from trace_core.operators import CHANGED
+
+            later = self._more().later = make(self._value, CHANGED, (self,))
+        return later
+
+    def _more(self) -> Extra:
         extra = self._extra
         if extra is None:
-            extra = self._extra = _Extra()
+            extra = self._extra = Extra()
         return extra
 
     # ---- going backward
@@ -140,39 +151,15 @@ class Node(ArrayProtocols, OperatorSignatures):
         return apply(CLONE, (self,))
 
     def detach(self) -> Node:
-        """A leaf with the same value and no history."""
-        return Node(self.value)
+        """A leaf with the same value and no history; a tensor is detached from autograd as well."""
+        return Node(without_history(self.value))
 
-    # ---- Python protocols that leave the graph
+    # ---- Python protocols
 
     __hash__ = object.__hash__  # identity; at C speed, as every walk over a graph hashes its nodes
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._value!r})"
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
-    def __bool__(self) -> bool:
-        return bool(leave(self, "bool"))
-
-    def __len__(self) -> int:
-        return int(leave(self, "len"))
-
-    def __int__(self) -> int:
-        return int(leave(self, "int"))
-
-    def __float__(self) -> float:
-        return float(leave(self, "float"))
-
-    def __complex__(self) -> complex:
-        return complex(leave(self, "complex"))
-
-    def __index__(self) -> int:
-        return int(leave(self, "index"))
+        return f"{type(self).__name__}({self._read(current.get())._value!r})"
 
     def __contains__(self, item: object) -> bool:
         from trace_core.operators import CONTAINS
@@ -186,10 +173,10 @@ class Node(ArrayProtocols, OperatorSignatures):
         """An independent leaf: the value is copied, the history is not."""
         import copy
 
-        return Node(copy.deepcopy(self._value, memo), name=self._label(), description=self._about())
+        return Node(copy.deepcopy(self.value, memo), name=self._label(), description=self._about())
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self._value, self._label(), self._about())
+        return _rebuild, (self.value, self._label(), self._about())
 
     def _label(self) -> str | None:
         return None if self._extra is None else self._extra.name
@@ -216,17 +203,12 @@ class Node(ArrayProtocols, OperatorSignatures):
 
     # ---- recorded protocols that are not in the operator table
 
-    def __getattr__(self, attribute: str) -> Any:
-        from trace_core.operators import get_attribute
-
-        return get_attribute(self, attribute)
-
     def __iter__(self) -> Iterator[Any]:
         from trace_core.operators import iterate
 
         return iterate(self)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         from trace_core.operators import CALL
 
         return apply(CALL, (self, *args), kwargs)
@@ -304,7 +286,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
         return value, value
     if isinstance(value, Node):
         node = value._read(current.get())
-        return node._value, node
+        plain = node._value
+        return (plain if type(plain) is not Released else plain.refuse()), node
     if isinstance(value, _CONTAINERS) or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__pydantic_fields__"):
         from trace_core._unwrap import unwrap_container
 
@@ -312,6 +295,10 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     if kind is bytearray or is_ndarray(value):
         kept = snapshot(value)
         return value, value if isinstance(kept, ByReference) else kept
+    if is_tensor(value):  # a node tells if it is changed in place later
+        from trace_core._fast import leaf
+
+        return value, leaf(value)
     return value, value
 
 
@@ -371,6 +358,8 @@ def link(
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
+        if PLAIN_TENSORS and not is_default_mode():
+            node._more().mode = mode_now()
     else:
         _set_op(node, None)
         _set_args(node, ())
@@ -395,4 +384,6 @@ def failure(
     from trace_core.tracebacks import execution_error
 
     node: Any = link(error, op, args, kwargs, reads, outer, ExceptionNode)
+    if node.op is not None and (outer is None or outer.reads is None):
+        note_outcome(node, op, "error", error)
     return execution_error(op, node, error)

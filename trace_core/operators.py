@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections import deque
 from functools import lru_cache
-from opcode import opmap
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trace_core._values import ATOMIC, is_ndarray, is_tensor
+from trace_core._fast import METADATA, TENSOR_VALUED, metadata, run_binary, run_method
+from trace_core._fast import run as run_fast
+from trace_core._torch import STOCHASTIC
+from trace_core._values import ATOMIC, PLAIN_TENSORS, is_ndarray, is_tensor
 from trace_core.context import current
-from trace_core.errors import MutationError
+from trace_core.errors import ReplayError
 from trace_core.guards import leave
+from trace_core.membership import looks_for_node
+from trace_core.mutating import refuse_mutation
 from trace_core.node import Node, apply, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import FrameType
 
 
 class OperatorLike(Protocol):
@@ -104,18 +106,18 @@ UNARY: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def _method(item: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+def _method(item: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
     return getattr(item, name)(*args, **kwargs)
 
 
-def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+def _call(function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
 def _copy(value: Any) -> Any:
     import copy
 
-    return copy.deepcopy(value)
+    return value.clone() if is_tensor(value) else copy.deepcopy(value)  # a tensor's copy keeps its gradient
 
 
 GETITEM = Operator("getitem", operator.getitem, "{0}[{1}]")
@@ -130,9 +132,25 @@ CONTAINS = Operator("contains", operator.contains, "{1} in {0}")
 ROUND = Operator("round", round, "round({0}, {1})")
 POW3 = Operator("pow", pow, "pow({0}, {1}, {2})")
 
+
+class _Changed(Operator):
+    """What a node's value became when somebody changed it in place between two uses."""
+
+    __slots__ = ()
+
+    def rerun(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Node:
+        """Refused: what changed the value is not in the graph."""
+        raise ReplayError(
+            "a value was changed in place between two uses, by what is not in the graph: run the workflow instead"
+        )
+
+
+CHANGED = _Changed("changed", lambda value: value, "changed({0})")
+
 #: Operators that a stored trace may name: rebuilding a trace from data can re-execute these and no others.
 BY_NAME: dict[str, Operator] = {op.name: op for op in (GETITEM, GETATTR, ITER, REVERSED, PACK, CLONE, CONTAINS, ROUND)}
 BY_NAME["pow3"] = POW3
+BY_NAME["changed"] = CHANGED
 
 
 _TRUSTED = ATOMIC - {type}  # classes may have operators of their own
@@ -145,6 +163,10 @@ def _forward(op: Operator) -> Callable[[Node, Any], Node]:
         if current.get() is not None:
             return apply(op, (self, other))
         left = self if type(self) is Node else self._read(None)
+        if type(left._value) in PLAIN_TENSORS:
+            if self is not left or left._value._version == left._snap.version:
+                return run_binary(op, fn, left, other)
+            return apply(op, (self, other))
         kind = type(other)
         if kind is Node:
             operand = other._value
@@ -168,6 +190,8 @@ def _forward(op: Operator) -> Callable[[Node, Any], Node]:
 
 def _backward(op: Operator) -> Callable[[Node, Any], Node]:
     def method(self: Node, other: Any) -> Node:
+        if PLAIN_TENSORS and current.get() is None and type(self._value) in PLAIN_TENSORS:
+            return run_fast(op, op.fn, (other, self), None)
         return apply(op, (other, self))
 
     return method
@@ -175,6 +199,8 @@ def _backward(op: Operator) -> Callable[[Node, Any], Node]:
 
 def _unary(op: Operator) -> Callable[[Node], Node]:
     def method(self: Node) -> Node:
+        if PLAIN_TENSORS and current.get() is None and type(self._value) in PLAIN_TENSORS:
+            return run_fast(op, op.fn, (self,), None)
         return apply(op, (self,))
 
     return method
@@ -184,31 +210,110 @@ def _equal(op: Operator) -> Callable[[Node, Any], Any]:
     record = _forward(op)
 
     def method(self: Node, other: Any) -> Any:
-        if isinstance(other, Node) and _in_membership_test(sys._getframe(1)):
+        if isinstance(other, Node) and looks_for_node(sys._getframe(1)):
             return self is other
         return record(self, other)
 
     return method
 
 
-def _in_membership_test(frame: FrameType) -> bool:
-    """Whether the running instruction is ``in``: ``node in nodes`` asks for that node, not for one with an equal value.
+def _pow(record: Callable[[Node, Any], Node]) -> Callable[..., Node]:
+    def method(self: Node, other: Any, modulo: Any = None) -> Node:
+        return record(self, other) if modulo is None else apply(POW3, (self, other, modulo))
 
-    Only the interpreter knows that a list, and not the user, compares. Where it cannot be asked, values are compared.
-    """
-    position = frame.f_lasti
-    return position >= 0 and frame.f_code.co_code[position] == _CONTAINS_OP
-
-
-_CONTAINS_OP = opmap.get("CONTAINS_OP", -1)
-
-
-def _pow(self: Node, other: Any, modulo: Any = None) -> Node:
-    return apply(BY_NAME["pow"], (self, other)) if modulo is None else apply(POW3, (self, other, modulo))
+    return method
 
 
 def _round(self: Node, digits: Any = None) -> Node:
     return apply(ROUND, (self,) if digits is None else (self, digits))
+
+
+# ---- attributes and methods of the value
+
+_tensor_methods: set[str] = set()  # methods of tensors that do not write in place
+_DELIBERATELY_ABSENT = ("_repr_", "_ipython_", "_pytest")
+
+
+class BoundMethod:
+    """``node.method``, to be called: ``text.upper()`` records one operator and gives a node."""
+
+    __slots__ = ("_name", "_owner")
+
+    def __init__(self, owner: Node, name: str) -> None:
+        self._owner = owner
+        self._name = name
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Node:
+        owner, name = self._owner, self._name
+        if PLAIN_TENSORS and type(owner._value) in PLAIN_TENSORS:
+            if name in STOCHASTIC:
+                from trace_core._random_ops import random_operator
+
+                inputs = (owner, name, *args)
+                return apply(random_operator(METHOD, inputs, kwargs), inputs, kwargs)
+            if current.get() is None:
+                return run_method(METHOD, owner, name, args, kwargs)
+        return apply(METHOD, (owner, name, *args), kwargs)
+
+    @property
+    def value(self) -> Any:
+        """The plain method, or whatever callable the attribute holds."""
+        return getattr(self._owner.value, self._name)
+
+    def __getattr__(self, attribute: str) -> Any:  # a callable object may have attributes of its own
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(apply(GETATTR, (self._owner, self._name)), attribute)
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._owner!r}>"
+
+
+def get_attribute(node: Node, name: str) -> Any:
+    """Attribute access on a node: a method to call, or the attribute as a node; of tensors, plain metadata."""
+    if name in _tensor_methods and type(node) is Node and type(node._value) in PLAIN_TENSORS:
+        return BoundMethod(node, name)
+    if (name.startswith("__") and name.endswith("__")) or name.startswith(_DELIBERATELY_ABSENT):
+        raise AttributeError(f"{type(node).__name__} has no attribute {name!r}")
+    frame = current.get()
+    read = node if frame is None else node._read(frame)
+    value = read._value
+    if type(value) in PLAIN_TENSORS:
+        if name in METADATA:
+            return metadata(read, value, name)
+        if name in TENSOR_VALUED and frame is None:
+            return run_fast(GETATTR, getattr, (node, name), None)
+    try:
+        attribute = getattr(value, name)
+    except Exception:
+        apply(GETATTR, (node, name))  # raises it again as an ExecutionError, which is of the same kind too
+        raise
+    if isinstance(attribute, Node):  # a parameter or node kept by an object: its own place in the graph
+        return attribute
+    if callable(attribute):
+        refuse_mutation(value, name)
+        if type(value) in PLAIN_TENSORS:
+            _tensor_methods.add(name)
+        return BoundMethod(node, name)
+    return apply(GETATTR, (node, name))
+
+
+@lru_cache(maxsize=4096)
+def foreign(function: Any, name: str | None = None) -> Operator:
+    """The operator for a numpy or torch function; the same object for the same function."""
+    given: str = name or getattr(function, "__name__", None) or type(function).__name__
+    return Operator(given.strip("_"), function)
+
+
+def iterate(node: Node) -> Iterator[Any]:
+    """The items as nodes. What cannot be indexed (dict, set, views, iterators) is listed once, as a node of its own."""
+    frame = current.get()
+    value = (node if frame is None else node._read(frame))._value
+    indexable = isinstance(value, list | tuple | str | bytes) or is_ndarray(value) or is_tensor(value)
+    source = node if indexable else apply(ITER, (node,))
+    count = leave(source, "len")
+    for index in range(count):
+        yield apply(GETITEM, (source, index))
 
 
 def _install() -> None:
@@ -229,144 +334,9 @@ def _install() -> None:
         put(f"__{name}__", _unary(BY_NAME[name]))
     put("__getitem__", _forward(GETITEM))
     put("__reversed__", _unary(REVERSED))
-    put("__pow__", _pow)
+    Node.__getattr__ = get_attribute  # type: ignore[method-assign, assignment]
+    put("__pow__", _pow(_forward(BY_NAME["pow"])))
     put("__round__", _round)
 
 
 _install()
-
-
-# ---- attributes and methods of the value
-
-#: What these methods would change in place, and how to say it without a change.
-MUTATING: Mapping[type, Mapping[str, str]] = {
-    list: {
-        "append": "node + [item]",
-        "extend": "node + items",
-        "insert": "node[:i] + [item] + node[i:]",
-        "remove": "a bundle that returns the new list",
-        "pop": "node[-1] and node[:-1]",
-        "clear": "tc.node([])",
-        "sort": "a bundle that returns sorted(value)",
-        "reverse": "node[::-1]",
-    },
-    dict: {
-        "update": "node | other",
-        "setdefault": "node.get(key, default)",
-        "pop": "node[key]",
-        "popitem": "a bundle that returns the new dict",
-        "clear": "tc.node({})",
-    },
-    set: {
-        "add": "node | {item}",
-        "discard": "node - {item}",
-        "remove": "node - {item}",
-        "update": "node | other",
-        "pop": "a bundle that returns the new set",
-        "clear": "tc.node(set())",
-        "difference_update": "node - other",
-        "intersection_update": "node & other",
-        "symmetric_difference_update": "node ^ other",
-    },
-    bytearray: dict.fromkeys(("append", "extend", "insert", "pop", "remove", "reverse", "clear"), "bytes"),
-    deque: dict.fromkeys(
-        [
-            "append",
-            "appendleft",
-            "clear",
-            "extend",
-            "extendleft",
-            "insert",
-            "pop",
-            "popleft",
-            "remove",
-            "reverse",
-            "rotate",
-        ],
-        "a bundle that returns the new deque",
-    ),
-}
-_NDARRAY_MUTATING = frozenset(
-    {"fill", "sort", "partition", "put", "resize", "itemset", "setfield", "setflags", "byteswap"}
-)
-_DELIBERATELY_ABSENT = ("_repr_", "_ipython_", "_pytest")
-
-
-class BoundMethod:
-    """``node.method``, to be called: ``text.upper()`` records one operator and gives a node."""
-
-    __slots__ = ("_name", "_owner")
-
-    def __init__(self, owner: Node, name: str) -> None:
-        self._owner = owner
-        self._name = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Node:
-        return apply(METHOD, (self._owner, self._name, *args), kwargs)
-
-    @property
-    def value(self) -> Any:
-        """The plain method, or whatever callable the attribute holds."""
-        return getattr(self._owner.value, self._name)
-
-    def __getattr__(self, attribute: str) -> Any:  # a callable object may have attributes of its own
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(apply(GETATTR, (self._owner, self._name)), attribute)
-
-    def __repr__(self) -> str:
-        return f"<method {self._name} of {self._owner!r}>"
-
-
-def get_attribute(node: Node, name: str) -> Any:
-    """Attribute access on a node: a method to call, or the attribute as a node."""
-    if (name.startswith("__") and name.endswith("__")) or name.startswith(_DELIBERATELY_ABSENT):
-        raise AttributeError(f"{type(node).__name__} has no attribute {name!r}")
-    frame = current.get()
-    read = node if frame is None else node._read(frame)
-    value = read._value
-    try:
-        attribute = getattr(value, name)
-    except Exception:
-        apply(GETATTR, (node, name))  # raises it again as an ExecutionError, which is of the same kind too
-        raise
-    if isinstance(attribute, Node):  # a parameter or node kept by an object: its own place in the graph
-        return attribute
-    if callable(attribute):
-        _refuse_mutation(value, name)
-        return BoundMethod(node, name)
-    return apply(GETATTR, (node, name))
-
-
-def _refuse_mutation(value: Any, name: str) -> None:
-    for kind, methods in MUTATING.items():
-        if isinstance(value, kind) and name in methods:
-            raise MutationError(
-                f"{kind.__name__}.{name} would change a node's value in place: nodes are immutable. "
-                f"Use {methods[name]}, or change a copy inside a bundle and return it"
-            )
-    if (is_ndarray(value) and name in _NDARRAY_MUTATING) or (
-        is_tensor(value) and name.endswith("_") and not name.startswith("_") and name != "requires_grad_"
-    ):
-        raise MutationError(
-            f"{type(value).__name__}.{name} would change a node's value in place: nodes are immutable. "
-            f"Use the form that returns a new array, or do it inside a bundle"
-        )
-
-
-@lru_cache(maxsize=4096)
-def foreign(function: Any, name: str | None = None) -> Operator:
-    """The operator for a numpy or torch function; the same object for the same function."""
-    given: str = name or getattr(function, "__name__", None) or type(function).__name__
-    return Operator(given.strip("_"), function)
-
-
-def iterate(node: Node) -> Iterator[Any]:
-    """The items as nodes. What cannot be indexed (dict, set, views, iterators) is listed once, as a node of its own."""
-    frame = current.get()
-    value = (node if frame is None else node._read(frame))._value
-    indexable = isinstance(value, list | tuple | str | bytes) or is_ndarray(value) or is_tensor(value)
-    source = node if indexable else apply(ITER, (node,))
-    count = leave(source, "len")
-    for index in range(count):
-        yield apply(GETITEM, (source, index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from trace_core._values import ATOMIC, UNSET, snapshot
+from trace_core._values import ATOMIC, UNSET, changed_since, snapshot, without_history
 from trace_core.context import current
 from trace_core.errors import MutationError, ParameterError
 from trace_core.node import Node, unwrap
@@ -52,6 +52,9 @@ class Version(Node):
     def name(self) -> str | None:
         """The parameter's name."""
         return self.parameter.name
+
+    def _now(self) -> Node:
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
         import copy
@@ -150,6 +153,9 @@ class Parameter(Node):
 
     def _read(self, frame: Frame | None) -> Node:
         version: Node = self._current
+        if version._snap is not UNSET and changed_since(version._value, version._snap, whole=True):
+            self.update(version._value)  # its value was changed in place: a version like any other, or refused
+            version = self._current
         if frame is not None:
             if frame.overlay is not None:
                 version = frame.overlay.get(self, version)
@@ -208,20 +214,20 @@ class Parameter(Node):
 
     def __repr__(self) -> str:
         label = f"{self.name}: " if self.name else ""
-        return f"{type(self).__name__}({label}{self._current._value!r:.200})"
+        return f"{type(self).__name__}({label}{self.value!r:.200})"
 
     def detach(self) -> Node:
         """A leaf with the current value that is no parameter."""
-        return Node(self.value)
+        return Node(without_history(self.value))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Node:
-        """An independent parameter with a copy of the value, without feedback."""
+        """An independent parameter with a copy of the value (under ``using``, of the candidate), without feedback."""
         import copy
 
         twin = Parameter.__new__(type(self))
         Parameter.__init__(
             twin,
-            copy.deepcopy(self._current._value, memo),
+            copy.deepcopy(self.value, memo),
             name=self.name,
             description=self.description,
             constraint=self._constraint_given,
@@ -231,7 +237,7 @@ class Parameter(Node):
         return twin
 
     def __reduce__(self) -> Any:
-        return _rebuild_parameter, (self._current._value, self.name, self.description, self._constraint_given)
+        return _rebuild_parameter, (self.value, self.name, self.description, self._constraint_given)
 
 
 def _rebuild_parameter(value: Any, name: str | None, description: str | None, constraint: Any) -> Parameter:

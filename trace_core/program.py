@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trace_core._unwrap import holds_nodes
-from trace_core._values import ATOMIC, ByReference
+from trace_core._unwrap import find_nodes, holds_nodes, map_nodes
+from trace_core._values import ATOMIC
 from trace_core.graph import literal_inputs, node_kinds
 from trace_core.node import ExceptionNode, Node
 from trace_core.operators import CALL, METHOD, PACK, Operator
 from trace_core.parameter import Parameter, Version
-from trace_core.values import Changed, elide, render_value, same_value
+from trace_core.values import elide, now_and_then, render_value, same_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -63,23 +63,29 @@ class Program:
         self.values_of_variables: dict[str, Any] = {}
         self._taken = set(self.names.values())
         self._lifted = self.inputs  # where literals go
+        folded = _groups(trace, names, self._taken)
+        self.names.update({node: name for node, (name, _) in folded.items()})
         kinds = node_kinds(trace)
         downstream, beside = _forward_slice(trace, focus) if focus else (None, set[Node]())
         for node in trace.nodes:
             name = self.names[node]
             wanted = downstream is None or node in downstream
+            if node in folded:
+                if wanted or node in beside:
+                    self.inputs[name] = folded[node][1]
+                continue
             if isinstance(node, Version) and (names is None or node.parameter in names) and wanted:
                 self.variables[name] = node.parameter
-                self.values_of_variables[name] = node.recorded
+                self.values_of_variables[name] = now_and_then(node)
                 continue
             given = kinds[node] in ("input", "parameter")  # a leaf, or what depends on no parameter: its value counts
             if not given and node.op is not None:
                 self._lifted = self.inputs if wanted else {}
                 self._operation(node, name, show_value=wanted)
             if node in beside or (wanted and given):
-                self.inputs[name] = _now_and_then(node)
+                self.inputs[name] = now_and_then(node)
         self.output_name = self.names[trace.output]
-        self.output = trace.output.recorded
+        self.output = now_and_then(trace.output)
 
     def code(self) -> str:
         """The pseudo-program as one text: what two traces of the same path have in common."""
@@ -103,7 +109,7 @@ class Program:
             if not any(isinstance(read, Version) and self._shows_code(read, op) for read in reads):
                 self._document(op)
         if show_value and node is not self.trace.output:
-            self.values[name] = _now_and_then(node)
+            self.values[name] = now_and_then(node)
 
     def _document(self, op: Any) -> None:
         """Note what an operator does, in words; two that only share a name are both noted."""
@@ -150,8 +156,10 @@ class Program:
         """A node by its name, containers with the names inside, short literals as they are, long ones as an input."""
         if isinstance(value, Node):
             found = self.names.get(value)
-            return found if found is not None else render_value(value.recorded, _INLINE)
+            return found if found is not None else self._argument(name, value.recorded)  # outside of the trace
         if type(value) in (list, tuple, dict) and holds_nodes(value):
+            if not any(node in self.names for _, node in find_nodes(value)):  # all of them lie outside of the trace
+                return self._argument(name, map_nodes(value, lambda node: node.recorded))
             if isinstance(value, dict):
                 return (
                     "{"
@@ -201,6 +209,56 @@ class Program:
         return said
 
 
+class _Group:
+    """What stands for the parameters of a module that are not looked at one by one."""
+
+    def __init__(self, parameters: Collection[Parameter]) -> None:
+        self.count = len(parameters)
+        self.numbers = sum(parameter._current._value.numel() for parameter in parameters)
+
+    def __repr__(self) -> str:
+        return f"{self.count:,} weights, {_short(self.numbers)} numbers"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Group) and repr(self) == repr(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _short(number: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+_FOLDED = 8  # a module with more weights is one line, even if nobody says which parameters count
+
+
+def _groups(trace: Trace, names: Mapping[Parameter, str] | None, taken: set[str]) -> dict[Node, tuple[str, _Group]]:
+    """The name and the text that stand for weights of modules that are told of together."""
+    from trace_core.names import identifier
+
+    members: dict[Any, list[Version]] = {}
+    for version in trace.versions:
+        group = getattr(version.parameter, "group", None)
+        if group is not None and (names is None or version.parameter not in names):
+            members.setdefault(group, []).append(version)
+    found: dict[Node, tuple[str, _Group]] = {}
+    for group, versions in members.items():
+        parameters = dict.fromkeys(version.parameter for version in versions)
+        if names is None and len(parameters) <= _FOLDED:
+            continue
+        base = name = f"{identifier(group.name)}_weights"
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        found.update(dict.fromkeys(versions, (name, _Group(parameters))))
+    return found
+
+
 def _forward_slice(trace: Trace, focus: Collection[Parameter]) -> tuple[set[Node], set[Node]]:
     """(what depends on the parameters, the other direct inputs of that): all that shows what the parameters do."""
     from trace_core.graph import dependencies
@@ -217,13 +275,6 @@ def _forward_slice(trace: Trace, focus: Collection[Parameter]) -> tuple[set[Node
                 downstream.add(node)
                 beside.update(source for source in sources if source not in downstream)
     return downstream, beside
-
-
-def _now_and_then(node: Node) -> Any:
-    """The recorded value; where it was too big to be copied and is seen to have changed since, that is said."""
-    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
-        return Changed(node._value)
-    return node.recorded
 
 
 def _is_owner(name: str, value: Any) -> bool:

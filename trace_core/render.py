@@ -150,6 +150,8 @@ def _variable(name: str, value: Any, parameter: Parameter, detail: _Detail) -> s
     if parameter.description and parameter.kind != "code":
         notes.append(elide(" ".join(parameter.description.split()), detail.docs or 40))
     rule = parameter.constraint.describe() if parameter.kind != "code" else ""
+    if parameter.kind == "tensor" and getattr(parameter.constraint, "also", None) is None:
+        rule = ""  # shape and dtype stand in the value's own text
     if rule and rule not in _PLAIN_RULES:
         notes.append("must be " + elide(rule, 200))
     note = f"  # {'; '.join(notes)}" if notes else ""

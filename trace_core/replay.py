@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trace_core._torch import PLAIN, as_recorded, autocast_now
 from trace_core._unwrap import map_nodes
 from trace_core._values import UNSET, ByReference, restore
 from trace_core.context import current, substituting
@@ -12,10 +13,12 @@ from trace_core.graph import dependencies, minimal_subgraph
 from trace_core.guards import check_answers, check_conditions, check_watchers
 from trace_core.node import ExceptionNode, Node
 from trace_core.parameter import Parameter, Version
+from trace_core.release import is_released
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Collection, Generator, Mapping
 
+    from trace_core.operators import Operator
     from trace_core.trace import Trace
 
 
@@ -71,14 +74,10 @@ def _steps(trace: Trace, changes: Mapping[Any, Any], until: Node | None) -> Gene
             "a transparent bundle)"
         )
     new = _first_values(nodes, changes)
-    needed = _needed(nodes, target)
     for node in nodes:
         if node in new and isinstance(node, Version):
             check_conditions(node, new[node])
-        if node in new or node not in needed or node.op is None:
-            continue
-        if not any(source in new for source in dependencies(node)):
-            continue
+    for node in to_rerun(nodes, target, new):
         result = rerun_with(node, new)
         if hasattr(result, "__await__") and not isinstance(result, Node):
             result = yield result
@@ -87,8 +86,28 @@ def _steps(trace: Trace, changes: Mapping[Any, Any], until: Node | None) -> Gene
         ):  # nothing can be decided on the target before it is there
             check_answers(node, result)
         new[node] = result
+    needed = _needed(nodes, target)
     check_watchers([node for node in nodes if node in needed], new, target, inner=target is not trace.output)
     return new.get(target, target)
+
+
+def to_rerun(nodes: list[Node], target: Node, changed: Collection[Node]) -> list[Node]:
+    """The nodes to be run again for the target's new value, in order.
+
+    These are what depends on something changed, and what that needs of values that were let go of.
+    """
+    affected = set(changed)
+    for node in nodes:
+        if node.op is not None and node not in affected and not affected.isdisjoint(dependencies(node)):
+            affected.add(node)
+    wanted, needed = [], {target}
+    for node in reversed(nodes):
+        if node not in needed or node.op is None or node in changed:
+            continue
+        if node in affected or is_released(node._value):
+            wanted.append(node)
+            needed.update(dependencies(node))
+    return wanted[::-1]
 
 
 def _first_values(nodes: list[Node], changes: Mapping[Any, Any]) -> dict[Node, Node]:
@@ -128,11 +147,20 @@ def rerun_with(node: Node, new: Mapping[Node, Node]) -> Any:
     if op is None:
         return node
     extra = node._extra
-    args = tuple([map_nodes(value, stand_in) for value in node.args])
-    kwargs = {name: map_nodes(value, stand_in) for name, value in ((extra.kwargs if extra else None) or {}).items()}
+    args = tuple([map_nodes(_unused(value, op.name), stand_in) for value in node.args])
+    given = (extra.kwargs if extra is not None else None) or {}
+    kwargs = {name: map_nodes(_unused(value, op.name), stand_in) for name, value in given.items()}
     pinned: dict[Node, Node] = {}
     for read in extra.reads if extra is not None else ():
         pinned[read.parameter if isinstance(read, Version) else read] = stand_in(read)
+    mode = extra.mode if extra is not None else None
+    if mode is not None or autocast_now():
+        with as_recorded(mode or PLAIN):
+            return _rerun(op, args, kwargs, pinned)
+    return _rerun(op, args, kwargs, pinned)
+
+
+def _rerun(op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], pinned: dict[Node, Node]) -> Any:
     if not pinned and current.get() is None:
         return op.rerun(args, kwargs)
     with substituting(pinned):
@@ -140,9 +168,30 @@ def rerun_with(node: Node, new: Mapping[Node, Node]) -> Any:
     return _Pending(result, pinned) if hasattr(result, "__await__") and not isinstance(result, Node) else result
 
 
+def _unused(value: Any, name: str) -> Any:
+    """The value, unless it is an iterator or holds one: what it gave is gone. Raises ReplayError."""
+    parts = (value, *value) if type(value) in (list, tuple) else (value,)
+    for part in parts:
+        if hasattr(type(part), "__next__"):
+            raise ReplayError(
+                f"{name!r} was given an iterator ({type(part).__name__}), and that is used up now: run the workflow "
+                "again, or pass a list"
+            )
+    return value
+
+
 def fresh(node: Node) -> Node:
-    """The node itself, or a stand-in with the recorded value where the live one may have been changed since."""
-    if node._snap is UNSET or isinstance(node._snap, ByReference):
+    """The node itself, or a stand-in with the recorded value where the live one may have been changed since.
+
+    Raises ReplayError if the value was too big to be copied and is seen to have changed.
+    """
+    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
+        raise changed_in_place(node)
+    if node._snap is UNSET:
+        return node
+    if isinstance(node._snap, ByReference):
+        if node.op is None:
+            _unused(node._value, node._label() or "an operator")
         return node
     value = restore(node._snap)
     if isinstance(node, Version):  # the copy must still lead to its parameter
@@ -151,6 +200,15 @@ def fresh(node: Node) -> Node:
     stand_in._value, stand_in._snap, stand_in._extra = value, node._snap, node._extra
     stand_in.op, stand_in.args = node.op, node.args
     return stand_in
+
+
+def changed_in_place(node: Node) -> ReplayError:
+    """The error for a value that was kept by reference and is not what it was."""
+    name = node._label() or (node.op.name if node.op is not None else type(node._value).__name__)
+    return ReplayError(
+        f"the value of {name!r} was changed in place since it was recorded, and was not copied: what it was is lost. "
+        "Give it a value in the changes, or run the workflow again"
+    )
 
 
 class _Pending:

@@ -14,6 +14,7 @@ from trace_core.guards import SELF, STORED, mark_tested
 from trace_core.node import ExceptionNode, Node
 from trace_core.operators import BY_NAME, GETATTR, METHOD, Operator
 from trace_core.parameter import Parameter, Version
+from trace_core.values import now_and_then
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -119,7 +120,7 @@ def to_dict(trace: Trace) -> dict[str, Any]:
         parameter_names.setdefault(version.parameter, names[version])
 
     def link(node: Node) -> Any:
-        return {"$": "node", "index": index[node]} if node in index else encode(node.recorded)
+        return {"$": "node", "index": index[node]} if node in index else encode(now_and_then(node))
 
     feedback = trace.feedback
     return {
@@ -154,7 +155,7 @@ def _node(
     parameters: Mapping[Parameter, str],
     inside: Container[Node],
 ) -> dict[str, Any]:
-    data: dict[str, Any] = {"name": name, "kind": kind, "value": encode(node.recorded)}
+    data: dict[str, Any] = {"name": name, "kind": kind, "value": encode(now_and_then(node))}
     if node._extra is not None:
         data.update(_tests(node, inside))
     if isinstance(node, Version):
@@ -270,7 +271,9 @@ class _Reader:
         if name not in self._about:
             raise StateError(f"parameter {name!r} is used and not described in the stored trace")
         about = self._about[name]
-        live = self._live.get(name) or self._live.get(str(about["label"]))
+        live = self._live.get(name)
+        if live is None:
+            live = self._live.get(str(about["label"]))
         if live is None:
             live = StoredParameter(
                 value,

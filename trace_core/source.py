@@ -140,6 +140,17 @@ def inner_decorators(definition: FunctionNode, fn: Callable[..., Any] | None) ->
     return [d for d in decorators if getattr(d, "id", "") not in ("staticmethod", "classmethod")]
 
 
+def without_bundle(text: str, definition: FunctionNode, fn: Callable[..., Any]) -> str:
+    """``text`` with the decorators from ``bundle`` upward made blank lines: proposed code may repeat them."""
+    kept = inner_decorators(definition, fn)
+    lines = text.splitlines(keepends=True)
+    for decorator in definition.decorator_list:
+        if decorator not in kept:
+            first, last = decorator.lineno, decorator.end_lineno or decorator.lineno
+            lines[first - 1 : last] = ["\n"] * (last - first + 1)
+    return "".join(lines)
+
+
 def _is_bundle(decorator: ast.expr, fn: Callable[..., Any] | None) -> bool:
     from trace_core.bundle import Bundle, bundle
 
@@ -225,6 +236,21 @@ def signature_of(definition: FunctionNode) -> str:
     return f"{definition.name}({', '.join(parts)})"
 
 
-def used_names(tree: ast.Module) -> set[str]:
-    """Names the code loads: what may have to come from the globals and closure of the function it replaces."""
-    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+def used_names(text: str) -> set[str]:
+    """Names the code takes from outside: what may have to come from the globals and closure of what it replaces.
+
+    Local variables are none of them: a global parameter of the same name would count as read.
+    """
+    from symtable import symtable
+
+    try:
+        pending = [symtable(text, "<code>", "exec")]
+    except SyntaxError:  # ``nonlocal``, for which the closure of the replaced function is missing here
+        return {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+    names: set[str] = set()
+    while pending:
+        scope = pending.pop()
+        outermost = scope.get_type() == "module"
+        names |= {s.get_name() for s in scope.get_symbols() if s.is_global() or (outermost and s.is_referenced())}
+        pending += scope.get_children()
+    return names

@@ -22,23 +22,46 @@ _FORMAT = "trace_core state"
 _BESIDE = ".safetensors"
 
 
-def load(parameters: Mapping[str, Parameter], state: Mapping[str, Any], strict: bool) -> None:
+class _Buffer:
+    """A tensor that belongs to the state and is no parameter."""
+
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+
+    def check(self, value: Any) -> Any:
+        """The value as a tensor. Raises ParameterError if it does not fit."""
+        torch = require("torch", extra="torch")
+        shape = tuple(self._tensor.shape)
+        if not (is_tensor(value) or is_ndarray(value)) or tuple(value.shape) != shape:
+            raise ParameterError(f"expected a tensor of shape {shape}, got {type(value).__name__}")
+        return torch.as_tensor(value)
+
+    def update(self, value: Any) -> None:
+        """Copy the value in."""
+        with require("torch", extra="torch").no_grad():
+            self._tensor.copy_(value)
+
+
+def load(
+    parameters: Mapping[str, Parameter], buffers: Mapping[str, Any], state: Mapping[str, Any], strict: bool
+) -> None:
     """See Module.load_state_dict."""
+    places: dict[str, Parameter | _Buffer] = {**parameters, **{name: _Buffer(b) for name, b in buffers.items()}}
     problems = []
     if strict:
-        problems += [f"unknown entry {name!r}" for name in state if name not in parameters]
-        problems += [f"missing entry {name!r}" for name in parameters if name not in state]
-    checked: dict[Parameter, Any] = {}
-    for name, parameter in parameters.items():
+        problems += [f"unknown entry {name!r}" for name in state if name not in places]
+        problems += [f"missing entry {name!r}" for name in places if name not in state]
+    checked: dict[Parameter | _Buffer, Any] = {}
+    for name, place in places.items():
         if name in state:
             try:
-                checked[parameter] = parameter.check(state[name])
+                checked[place] = place.check(state[name])
             except ParameterError as error:
                 problems.append(f"entry {name!r}: {error}")
     if problems:
         raise StateError("the state does not fit, nothing was changed: " + "; ".join(problems))
-    for parameter, value in checked.items():
-        parameter.update(value)
+    for place, value in checked.items():
+        place.update(value)
 
 
 def write(state: Mapping[str, Any], path: str | PathLike[str]) -> None:

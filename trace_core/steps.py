@@ -8,7 +8,7 @@ from trace_core._values import ATOMIC
 from trace_core.node import ExceptionNode, Node
 from trace_core.operators import Operator
 from trace_core.program import Program
-from trace_core.values import render_value
+from trace_core.values import now_and_then, render_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,7 +37,7 @@ def evaluated_steps(
                 lines.append(f"{call} raised an error")
             else:
                 infix = isinstance(node.op, Operator) and not call.endswith(")")
-                lines.append(f"{call} {'=' if infix else 'returned'} {render_value(node.recorded, max_chars)}")
+                lines.append(f"{call} {'=' if infix else 'returned'} {render_value(now_and_then(node), max_chars)}")
     return lines
 
 
@@ -55,7 +55,7 @@ class _Evaluated(Program):
             known = self.names.get(value)
             if known is not None and known in self.variables:
                 return known
-            return render_value(value.recorded, self._max_chars)
+            return render_value(now_and_then(value), self._max_chars)
         if type(value) in ATOMIC:
             return render_value(value, self._max_chars)
         if type(value) is list or type(value) is tuple:

@@ -93,8 +93,14 @@ class Trace:
 
     @property
     def values(self) -> dict[Parameter, Any]:
-        """The value each parameter had when it was read (the last one read, if it changed in between)."""
-        return {version.parameter: version.recorded for version in self.versions}
+        """The value each parameter had when it was read (the last one read, if it changed in between).
+
+        A tensor is kept by reference. Where it was changed in place since, what it was is lost, and a ``Changed``
+        stands for it, whose ``value`` is the present one.
+        """
+        from trace_core.values import now_and_then
+
+        return {version.parameter: now_and_then(version) for version in self.versions}
 
     @property
     def error(self) -> str | None:
@@ -119,10 +125,13 @@ class Trace:
             until: the node whose new value is wanted; by default the output.
 
         The path is the recorded one. Values taken out by ``.value``, ``str`` and f-strings outside of bundles are
-        constants of it. Raises ReplayError if a truth value, length or number that was taken out of the
-        graph would now be another (the workflow might have taken another path), if ``until`` or a key is not in the
-        trace, or for async operators inside a running event loop (use ``areplay``). Raises ExecutionError if an
-        operator raises.
+        constants of it; objects that are no data (``self``, clients) take part as they are now.
+
+        Raises ReplayError if a truth value, length or number that was taken out of the
+        graph would now be another (the workflow might have taken another path), also if an operator's error that was
+        caught would now be none; if a value that is needed was too big to be copied and was changed in place since; if
+        ``until`` or a key is not in the trace; or for async operators inside a running event loop (use ``areplay``).
+        Raises ExecutionError if an operator raises.
         """
         from trace_core.replay import replay
 
@@ -133,6 +142,19 @@ class Trace:
         from trace_core.replay import areplay
 
         return await areplay(self, changes or {}, until)
+
+    def release(self) -> int:
+        """Let go of the tensors inside the trace; returns the number of nodes it was done for.
+
+        While an output is alive, so are the nodes it was computed from, and each holds its value: tensors that autograd
+        would have freed after its backward pass are kept. This puts a mark (shape, dtype, device) in their place, at
+        every node between the parameters and the output. The output, parameters, inputs, and values that are no tensors
+        stay. Reading a released value raises ReleasedError; ``replay`` computes again what it needs. Autograd keeps
+        what it needs of its own. Nodes shared with other outputs are released for these as well.
+        """
+        from trace_core.release import release
+
+        return release(self)
 
     def render(
         self,

@@ -1,14 +1,16 @@
-"""Values as short text for a person or an LLM. The only place that looks into arrays and tensors."""
+"""Values as short text for a person or an LLM."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trace_core._values import is_ndarray, is_tensor
+from trace_core._values import ByReference, is_ndarray, is_tensor
+
+if TYPE_CHECKING:
+    from trace_core.node import Node
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_SHOWN_ITEMS = 6
 
 
 def elide(text: str, max_chars: int) -> str:
@@ -99,6 +101,13 @@ class Changed:
         return f"{render_value(self.value, 200)} (changed in place since it was used)"
 
 
+def now_and_then(node: Node) -> Any:
+    """The recorded value; where it was too big to be copied and is seen to have changed since, Changed says so."""
+    if isinstance(node._snap, ByReference) and node._snap.changed(node._value):
+        return Changed(node._value)
+    return node.recorded
+
+
 def same_value(left: Any, right: Any) -> bool:
     """Whether two values are of one type and equal; False where that cannot be said."""
     if left is right:
@@ -123,34 +132,6 @@ def size_of(value: Any) -> int:
 
 def summarize_array(value: Any) -> str:
     """Shape, type and, for numbers, statistics and a few values of an array or tensor."""
-    shape = "x".join(str(n) for n in value.shape) or "scalar"
-    dtype = str(value.dtype).removeprefix("torch.")
-    where = f" on {value.device}" if is_tensor(value) and str(value.device) != "cpu" else ""
-    name = "tensor" if is_tensor(value) else "array"
-    size = value.numel() if is_tensor(value) else value.size
-    if size == 0:
-        return f"{name}({shape}, {dtype}{where}, empty)"
-    data = value.detach().cpu() if is_tensor(value) else value
-    flat = data.reshape(-1)
-    first = flat[:_SHOWN_ITEMS].tolist()
-    few = ", ".join(f"{item:.4g}" if isinstance(item, float) else elide(_compact(item, 40), 40) for item in first)
-    few += ", …" if size > _SHOWN_ITEMS else ""
-    numeric = dtype.startswith(("int", "uint", "float", "bfloat"))
-    if not numeric or size <= _SHOWN_ITEMS:
-        return f"{name}({shape}, {dtype}{where}: [{few}])"
-    with _quiet(value):
-        numbers = data.double() if is_tensor(value) else data.astype(float)
-        bad = int((numbers != numbers).sum())
-        stats = f"mean {float(numbers.mean()):.4g}, min {float(numbers.min()):.4g}, max {float(numbers.max()):.4g}"
-    return f"{name}({shape}, {dtype}{where}: {stats}{f', {bad} NaN' if bad else ''}: [{few}])"
+    from trace_core.summaries import summarize
 
-
-def _quiet(value: Any) -> Any:
-    """Sums of huge or infinite entries are no cause for warnings here."""
-    if is_tensor(value):
-        from contextlib import nullcontext
-
-        return nullcontext()
-    import numpy
-
-    return numpy.errstate(all="ignore")
+    return summarize(value, lambda item: elide(_compact(item, 40), 40))

@@ -9,7 +9,7 @@ from trace_core._lazy import require
 from trace_core.graph import named_inputs, node_kinds
 from trace_core.layout import layered
 from trace_core.program import Program
-from trace_core.values import elide, render_value
+from trace_core.values import elide, now_and_then, render_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +99,7 @@ def to_mermaid(trace: Trace, max_nodes: int = 200) -> str:
     lines = ["flowchart TD"]
     for node in shown:
         opening, closing = _SHAPES[kinds[node]]
-        label = _mermaid_text(f"{names[node]}\n{_one_line(render_value(node.recorded, 60), 60)}")
+        label = _mermaid_text(f"{names[node]}\n{_one_line(render_value(now_and_then(node), 60), 60)}")
         lines.append(f'    {ids[node]}{opening}"{label}"{closing}:::{kinds[node]}')
     lines += [
         f'    {ids[s]} -->|"{_mermaid_text(elide(name, 40))}"| {ids[t]}' for s, t, name in _links(trace, shown, kinds)
@@ -189,7 +189,7 @@ def _drawing(trace: Trace, names: dict[Node, str], kinds: dict[Node, str], forms
     for node, place in zip(shown, layout.places, strict=True):
         x, y = centre(place)
         name = names[node]
-        value = "" if kinds[node] == "error" else _one_line(render_value(node.recorded, 200), 29)
+        value = "" if kinds[node] == "error" else _one_line(render_value(now_and_then(node), 200), 29)
         form = _one_line(forms.get(name, ""), 29)
         rows = [f'<text class="n" x="{x:.1f}" y="{y + 17}" text-anchor="middle">{escape(_one_line(name, 26))}</text>']
         for cls, text in (("e", form), ("v", value)):
@@ -197,7 +197,7 @@ def _drawing(trace: Trace, names: dict[Node, str], kinds: dict[Node, str], forms
                 y_text = y + 17 + 16 * len(rows)
                 rows.append(f'<text class="{cls}" x="{x:.1f}" y="{y_text}" text-anchor="middle">{escape(text)}</text>')
         title = escape(f"{name} = {forms[name]}\n" if name in forms else f"{name}\n") + escape(
-            render_value(node.recorded, 600)
+            render_value(now_and_then(node), 600)
         )
         box = f'<rect x="{x - _BOX_W / 2:.1f}" y="{y}" width="{_BOX_W}" height="{_BOX_H}" rx="8"/>'
         drawn.append(f'<g class="{kinds[node]}"><title>{title}</title>{box}{"".join(rows)}</g>')
@@ -234,7 +234,7 @@ def _table(trace: Trace, names: dict[Node, str], kinds: dict[Node, str], forms: 
         about = forms.get(name, kind)
         if node._about():
             about = f"{about}: {node._about()}"
-        value = "raised an error" if kind == "error" else render_value(node.recorded, 600)
+        value = "raised an error" if kind == "error" else render_value(now_and_then(node), 600)
         cells = f"<td>{escape(name)}</td><td>{escape(elide(about, 200))}</td>"
         rows.append(f'<tr class="{kind}">{cells}<td class="v">{escape(value)}</td></tr>')
     if len(trace.nodes) > len(shown):

@@ -111,21 +111,29 @@ def _completion(answer: Answer, bill: _Bill, parsed: tuple[BaseModel | None, ...
     )
 
 
-def converse(request: Request, schema: type[BaseModel] | None, contract: Contract | None) -> Dialogue:
-    """The whole exchange for ``request``. ``contract`` is the schema as the server enforces it, if it can."""
+def converse(
+    request: Request, schema: type[BaseModel] | None, contract: Contract | None, repair: bool = True
+) -> Dialogue:
+    """The whole exchange for ``request``. ``contract`` is the schema as the server enforces it, if it can.
+
+    Without ``repair`` an answer that does not fit is an error at once; one cut by ``max_tokens`` is asked for again.
+    """
     bill = _Bill()
     if schema is None:
         return _completion((yield from _with_more_room(request, bill)), bill)
     request, answer = yield from _constrained_or_plain(request, schema, contract, bill)
     results = [_read(sample, schema) for sample in answer.samples]
-    if all(isinstance(result, ParseFailure) for result in results):
+    cut = request.max_tokens is not None and answer.samples[0].finish_reason == "length"
+    if (repair or cut) and all(isinstance(result, ParseFailure) for result in results):
         request, answer = yield from _again(request, answer, results, bill)
         results = [_read(sample, schema) for sample in answer.samples]
     parsed = tuple(None if isinstance(result, ParseFailure) else result for result in results)
     if all(value is None for value in parsed):
         failure = cast(ParseFailure, results[0])
         kind = errors.Truncated if failure.truncated else errors.Malformed
-        raise kind(f"no answer that fits {schema.__name__}, after one more try: {failure}")
+        error = kind(f"no answer that fits {schema.__name__}{', after one more try' if repair else ''}: {failure}")
+        error.completion = _completion(answer, bill, parsed)
+        raise error
     return _completion(answer, bill, parsed)
 
 

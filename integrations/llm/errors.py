@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trace_core.errors import TraceCoreError
+
+if TYPE_CHECKING:
+    from trace_core.integrations.llm.protocol import Completion
 
 
 class LLMError(TraceCoreError):
@@ -101,11 +106,21 @@ class ScriptError(Fatal):
     """A ScriptedLLM has no answer for the request it got."""
 
 
-class Malformed(LLMError):
+class Unusable(LLMError):
+    """An answer came and does not fit.
+
+    Attributes:
+        completion: the last answer with what all requests of the call used; None where no text came.
+    """
+
+    completion: Completion | None = None
+
+
+class Malformed(Unusable):
     """An answer came and cannot be used: no JSON, no text, or not what the schema asks for."""
 
 
-class Truncated(LLMError):
+class Truncated(Unusable):
     """The answer stops before its end; the message says where."""
 
 

@@ -92,10 +92,11 @@ class GatewayLLM:
         temperature: float | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
+        repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
         request = self._request(messages, n, temperature, seed, max_tokens)
-        return shared_loop().run(self._call(request, schema))
+        return shared_loop().run(self._call(request, schema, repair))
 
     async def acomplete(
         self,
@@ -106,10 +107,11 @@ class GatewayLLM:
         temperature: float | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
+        repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
         request = self._request(messages, n, temperature, seed, max_tokens)
-        return await asyncio.wrap_future(shared_loop().submit(self._call(request, schema)))
+        return await asyncio.wrap_future(shared_loop().submit(self._call(request, schema, repair)))
 
     def count_tokens(self, text: str) -> int | None:
         """See LLM.count_tokens."""
@@ -151,13 +153,14 @@ class GatewayLLM:
             raise errors.BadRequest(f"max_tokens: expected at least 1, got {max_tokens}")
         return Request(checked_messages(messages), n, temperature, seed, max_tokens)
 
-    async def _call(self, request: Request, schema: type[BaseModel] | None) -> Completion:
+    async def _call(self, request: Request, schema: type[BaseModel] | None, repair: bool) -> Completion:
         counter = _Counter()
         _counter.set(counter)
         try:
             await self._backend.prepare()
             started = time.monotonic()
-            completion = await self._in_time(self._drive(converse(request, schema, self._contract(schema)), schema))
+            dialogue = converse(request, schema, self._contract(schema), repair)
+            completion = await self._in_time(self._drive(dialogue, schema))
         except errors.LLMError as error:
             error.provider = error.provider or self._backend.provider
             error.model = error.model or self.model

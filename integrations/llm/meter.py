@@ -29,29 +29,35 @@ class Metered:
         """See LLM.complete."""
         try:
             return self._count(self._llm.complete(messages, **options))
-        except Exception:
-            self._count_failure()
+        except Exception as error:
+            self._count_failure(error)
             raise
 
     async def acomplete(self, messages: Any, **options: Any) -> Completion:
         """See LLM.acomplete."""
         try:
             return self._count(await self._llm.acomplete(messages, **options))
-        except Exception:
-            self._count_failure()
+        except Exception as error:
+            self._count_failure(error)
             raise
 
     def _count(self, completion: Completion) -> Completion:
         with self._lock:
             self.calls += 1
-            self.prompt_tokens += completion.usage.prompt_tokens or 0
-            self.completion_tokens += completion.usage.completion_tokens or 0
-            self.cost = None if self.cost is None or completion.cost is None else self.cost + completion.cost
+            self._add(completion)
         return completion
 
-    def _count_failure(self) -> None:
+    def _count_failure(self, error: Exception) -> None:
         with self._lock:
             self.failed += 1
+            completion = getattr(error, "completion", None)
+            if completion is not None:  # an answer that did not fit was paid for, too
+                self._add(completion)
+
+    def _add(self, completion: Completion) -> None:
+        self.prompt_tokens += completion.usage.prompt_tokens or 0
+        self.completion_tokens += completion.usage.completion_tokens or 0
+        self.cost = None if self.cost is None or completion.cost is None else self.cost + completion.cost
 
     @property
     def tokens(self) -> int:

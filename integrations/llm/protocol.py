@@ -86,6 +86,7 @@ class LLM(Protocol):
         temperature: float | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
+        repair: bool = True,
     ) -> Completion:
         """Answer ``messages``. Works inside a running event loop too (it blocks that loop).
 
@@ -97,6 +98,8 @@ class LLM(Protocol):
             seed: for repeatable sampling where the provider offers it.
             max_tokens: upper limit of each sample's length. Without a schema, text cut by it is returned with
                 finish_reason "length"; with a schema the call is retried once with twice the room.
+            repair: whether an answer that does not fit the schema is asked for once more with the error shown. Without,
+                Malformed is raised at once; it holds the answer.
 
         Raises:
             LLMError: see trace_core.integrations.llm.errors.
@@ -112,6 +115,7 @@ class LLM(Protocol):
         temperature: float | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
+        repair: bool = True,
     ) -> Completion:
         """Like ``complete``, for coroutines."""
         ...

@@ -86,9 +86,10 @@ class ScriptedLLM:
         temperature: float | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
+        repair: bool = True,
     ) -> Completion:
         """See LLM.complete. The script runs in the calling thread."""
-        turns = self._turns(messages, schema, n, temperature, seed, max_tokens)
+        turns = self._turns(messages, schema, n, temperature, seed, max_tokens, repair)
         try:
             while True:
                 next(turns)
@@ -107,9 +108,10 @@ class ScriptedLLM:
         temperature: float | None = None,
         seed: int | None = None,
         max_tokens: int | None = None,
+        repair: bool = True,
     ) -> Completion:
         """See LLM.complete. The script runs in the calling task; only the latency is waited for."""
-        turns = self._turns(messages, schema, n, temperature, seed, max_tokens)
+        turns = self._turns(messages, schema, n, temperature, seed, max_tokens, repair)
         try:
             while True:
                 next(turns)
@@ -137,13 +139,13 @@ class ScriptedLLM:
         temperature: float | None,
         seed: int | None,
         max_tokens: int | None,
+        repair: bool,
     ) -> Generator[None, None, Completion]:
         """The exchange; it yields once before each request, for the driver to wait the latency."""
         started, attempts = time.monotonic(), 0
         try:
-            dialogue = converse(
-                Request(checked_messages(messages), n, temperature, seed, max_tokens), schema, _UNTRANSLATED
-            )
+            request = Request(checked_messages(messages), n, temperature, seed, max_tokens)
+            dialogue = converse(request, schema, _UNTRANSLATED, repair)
             request = next(dialogue)
             while True:
                 attempts += 1

@@ -23,6 +23,7 @@ else:
 
 REFERENCE, IMPORTED, ABSENT = 64, 65, 66  # extension codes: a table entry, something to import, something left behind
 CODE_MODULE = "candidate_code"
+_ANNOTATIONS = 0x1000000  # __future__.annotations.compiler_flag: annotations are not evaluated
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -115,7 +116,8 @@ class Builder:
     def candidate(self, source: str, name: str, filename: str, context: dict[str, bytes]) -> Callable[..., Any]:
         """Run the proposed source as a module and return its function. Raises whatever the source raises."""
         self._remember(filename, source)
-        code = compile(source, filename, "exec", dont_inherit=True)
+        # annotations may name what is there for type checkers only, or nowhere: models forget such imports
+        code = compile(source, filename, "exec", dont_inherit=True, flags=_ANNOTATIONS)
         module = _module(CODE_MODULE)
         for key, payload in context.items():
             self._bind(module.__dict__, key, payload)

@@ -124,7 +124,7 @@ class Packer:
     def arguments(self, code: Code, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Encode the arguments of one call. Raises CannotCross."""
         given = list(args)
-        bound = bool(given) and takes_self(code.source, code.name) and is_instance(given[0])
+        bound = bool(given) and is_instance(given[0]) and self._is_owner(code, given[0])
         if bound:
             given[0] = self._known.get(id(args[0])) or self._open_bag(args[0])
         rest = ((f"argument {i + 1}", value) for i, value in enumerate(given) if i or not bound)
@@ -139,6 +139,10 @@ class Packer:
                     "modules. Pass plain data, or run the code here with isolation='inline'"
                 ) from error
         return codec.pack((tuple(given), dict(kwargs)), self._extra)
+
+    def _is_owner(self, code: Code, value: Any) -> bool:
+        """Whether the first argument is the object whose method is called, whatever the method calls it."""
+        return takes_self(code.source, code.name) or static_attribute(value, code.name)[0] is not MISSING
 
     def name(self, name: str, value: Any) -> bytes:
         """Encode what a name stands for; a placeholder that tells the code why, if it cannot cross."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trace_core.integrations.llm.errors import Fatal, LLMError, Unusable
 from trace_core.optimizers.base import Dropped, Optimizer, OptimizerError, Proposal
 from trace_core.optimizers.llm.answer import AnswerModels, check_one, to_values
-from trace_core.optimizers.llm.memory import Memory, score_of
+from trace_core.optimizers.llm.budget import PER_MESSAGE, repair, shrink, within
+from trace_core.optimizers.llm.memory import Memory
 from trace_core.optimizers.llm.prompts import fill
+from trace_core.optimizers.llm.selecting import failing_code, varied, worst_first
 from trace_core.tokens import estimate_tokens
 from trace_core.values import elide, render_value
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from trace_core.trace import Trace
 
 _FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)```", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _REASON = re.compile(r"^\W*reason(?:ing)?\W*[:\-]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 MAX_REPAIRS = 2
 #: Functions of more lines are asked for in a fenced block under ``focus=1``: a small model loses its way in a long JSON
@@ -61,6 +62,11 @@ class LLMOptimizer(Optimizer):
         examples: at most so many traces in one prompt, the worst first; None for all.
         temperature: of the sampling; None for the model's own.
         seed: of the sampling, where the model takes one; counted up with each request.
+        long_code: with ``focus=1``, functions of more lines are asked for in a fenced block instead of JSON.
+
+    Attributes:
+        notes: what else the model is to know now, such as what a numeric optimizer did meanwhile; shown in each prompt
+            with past attempts, in at most an eighth of its budget.
     """
 
     system_template = "optoprime_system"
@@ -78,6 +84,7 @@ class LLMOptimizer(Optimizer):
         examples: int | None = None,
         temperature: float | None = None,
         seed: int | None = None,
+        long_code: int = LONG_CODE,
     ) -> None:
         from trace_core.integrations.llm import resolve_llm
 
@@ -100,6 +107,8 @@ class LLMOptimizer(Optimizer):
         self.examples = examples
         self.temperature = temperature
         self.seed = seed
+        self.long_code = long_code
+        self.notes = ""
         self.requests = 0
         self._models = AnswerModels()
         self.turns: dict[str, int] = dict.fromkeys(self.names.values(), 0)
@@ -116,8 +125,6 @@ class LLMOptimizer(Optimizer):
 
     def proposals(self, traces: Sequence[Trace] | None = None, n: int = 1) -> Iterator[Proposal]:
         """``propose``, one at a time: whoever is content with one stops, and no further request is made."""
-        from trace_core.integrations.llm.errors import Fatal, LLMError
-
         found = self._traces_or_raise(traces)
         self.memory.add_traces(found, self.names)
         names = self.choose(found)
@@ -149,7 +156,7 @@ class LLMOptimizer(Optimizer):
         limit = min(self.focus or len(names), max(1, self.max_prompt_tokens // 60))
         if len(names) <= limit:
             return names
-        failing = _failing_code(traces)
+        failing = failing_code(traces)
         order = sorted(names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(p.kind)))
         chosen = set(order[:limit])
         for parameter in chosen:
@@ -174,33 +181,65 @@ class LLMOptimizer(Optimizer):
     # ---- asking
 
     def ask(self, system: str, user: str, names: Mapping[Parameter, str], n: int = 1) -> list[Proposal]:
-        """Ask for values of the parameters in ``names``, repair at most twice, make the Proposals (at least one)."""
-        schema = self.schema(names, n)
-        messages: list[dict[str, str]] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        usage: list[Completion] = []
-        dropped: list[Dropped] = []
-        for attempt in range(1 + MAX_REPAIRS):
-            completion = self.complete(messages, schema)
-            usage.append(completion)
-            reading = self._read(completion, names, n)
-            if reading.sets or not reading.dropped:
-                first, *others = reading.sets or [{}]
-                said = reading.reason if reading.sets else f"no change: {reading.reason}"
-                made = [_proposal(first, said, [*dropped, *reading.dropped], usage, user)]
-                return made + [_proposal(values, said, [], [], user) for values in others]
-            dropped += reading.dropped
-            if attempt < MAX_REPAIRS:
-                errors = "\n".join(f"- {item.name}: {item.reason}" for item in reading.dropped)
-                messages = [
-                    *messages[:2],
-                    {"role": "assistant", "content": elide(completion.text, 2000)},
-                    {"role": "user", "content": fill("repair", errors=elide(errors, 1500))},
-                ]
-        reasons = "; ".join(f"{item.name}: {item.reason}" for item in dropped[-3:])
-        return [_proposal({}, f"no usable answer: {reasons}", dropped, usage, user)]
+        """Ask for values of the parameters in ``names``, repair at most twice, make the Proposals (at least one).
 
-    def complete(self, messages: list[dict[str, str]], schema: Any = None) -> Completion:
-        """One request with this optimizer's sampling settings."""
+        What is valid in one answer is kept while the rest is asked for again.
+        """
+        schema = self.schema(names, n)
+        first: list[dict[str, str]] = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        messages = first
+        spent: list[Completion | None] = []
+        dropped: list[Dropped] = []
+        kept: dict[Parameter, Any] = {}
+        said = ""
+        for attempt in range(1 + MAX_REPAIRS):
+            try:
+                reading, text = self._answer(messages, schema, names, n, spent)
+            except LLMError as error:
+                if attempt == 0 or isinstance(error, Fatal):
+                    raise
+                dropped.append(Dropped("answer", "", f"{type(error).__name__}: {error}"))
+                break
+            said = reading.reason or said
+            dropped += reading.dropped
+            if reading.sets and self.several(names, n) > 1:
+                made = [_proposal(reading.sets[0], said, dropped, spent, user)]
+                return made + [_proposal(values, said, [], [], user) for values in reading.sets[1:]]
+            for values in reading.sets:
+                kept.update(values)
+            if not reading.dropped:
+                return [_proposal(kept, said if kept else f"no change: {said}", dropped, spent, user)]
+            errors = "\n".join(f"- {item.name}: {item.reason}" for item in reading.dropped)
+            messages = repair(first, text, errors, self.max_prompt_tokens, self.count)
+        if not kept:
+            said = f"no usable answer: {'; '.join(f'{item.name}: {item.reason}' for item in dropped[-3:])}"
+        return [_proposal(kept, said, dropped, spent, user)]
+
+    def _answer(
+        self,
+        messages: list[dict[str, str]],
+        schema: type[BaseModel] | None,
+        names: Mapping[Parameter, str],
+        n: int,
+        spent: list[Completion | None],
+    ) -> tuple[_Reading, str]:
+        """One request: (what the answer says, its text). An answer that does not fit is one that was refused."""
+        try:
+            completion = self.complete(messages, schema)
+        except Unusable as error:
+            spent.append(error.completion)
+            text = error.completion.text if error.completion is not None else ""
+            return _Reading([], [Dropped("answer", elide(text, 500), str(error.args[0]))], ""), text
+        spent.append(completion)
+        return self._read(completion, names, n), completion.text
+
+    def complete(self, messages: list[dict[str, str]], schema: type[BaseModel] | None = None) -> Completion:
+        """One request with this optimizer's sampling settings, within the token budget. Repairs are the caller's.
+
+        Raises ContextTooLong, without a request, if the fixed parts of the prompt exceed the budget.
+        """
+        form = self.count(self._models.text(schema)) if schema is not None else 0
+        messages = within(messages, self.max_prompt_tokens - form, self.count)
         seed = None if self.seed is None else self.seed + self.requests
         self.requests += 1
         return self.llm.complete(
@@ -209,6 +248,7 @@ class LLMOptimizer(Optimizer):
             temperature=self.temperature,
             seed=seed,
             max_tokens=self.max_answer_tokens,
+            repair=False,
         )
 
     def style(self, names: Mapping[Parameter, str]) -> str:
@@ -216,7 +256,7 @@ class LLMOptimizer(Optimizer):
         if self.focus != 1 or len(names) != 1:
             return "json"
         parameter = next(iter(names))
-        return "fence" if parameter.kind == "code" and parameter.value.count("\n") > LONG_CODE else "one"
+        return "fence" if parameter.kind == "code" and parameter.value.count("\n") > self.long_code else "one"
 
     def several(self, names: Mapping[Parameter, str], n: int) -> int:
         """How many alternatives one request asks for."""
@@ -281,7 +321,7 @@ class LLMOptimizer(Optimizer):
 
     def fit(self, render: Callable[[int], str], rest: str, names: Mapping[Parameter, str] | None = None) -> str:
         """``render(budget)`` with what ``rest`` and the schema of the answer for ``names`` leave of the budget."""
-        overhead = 16  # what the chat format adds around two messages
+        overhead = 2 * PER_MESSAGE
         schema = self.schema(names, ALTERNATIVES) if names else None
         if schema is not None:
             overhead += self.count(self._models.text(schema))
@@ -289,13 +329,14 @@ class LLMOptimizer(Optimizer):
 
     def shrink(self, text: str, budget: int) -> str:
         """``text``, or its head and tail, in at most ``budget`` tokens."""
-        size = len(text)
-        while size > 8 and self.count(text if size >= len(text) else elide(text, size)) > budget:
-            size = size * 3 // 4
-        return text if size >= len(text) else elide(text, size)
+        return shrink(text, budget, self.count)
 
     def history(self, names: Mapping[Parameter, str], max_chars: int = 600) -> str:
-        """Past attempts on the parameters as a section of the prompt; '' if there is none."""
+        """``notes`` and past attempts on the parameters as sections of the prompt; '' if there is neither."""
+        notes = self.shrink(self.notes.strip(), self.max_prompt_tokens // 8)
+        return "\n".join(part for part in (notes, self._attempts(names, max_chars)) if part)
+
+    def _attempts(self, names: Mapping[Parameter, str], max_chars: int) -> str:
         current = {name: p.value for p, name in names.items()}
         lines = self.memory.lines(list(names.values()), current, max_chars, self.memory.size)
         budget = self.max_prompt_tokens // 4
@@ -325,40 +366,12 @@ def variable_lines(names: Mapping[Parameter, str], max_chars: int = 4000) -> str
     return "\n".join(parts)
 
 
-def worst_first(traces: Sequence[Trace]) -> list[Trace]:
-    """Traces with the lowest scores first; those without a score keep their order at the front."""
-    return sorted(traces, key=lambda trace: (s := score_of(trace)) is not None and s)
-
-
-def varied(traces: Sequence[Trace]) -> list[Trace]:
-    """Traces reordered so that the first ones differ in what their feedback says, apart from its numbers.
-
-    Several copies of one failure teach a model one half of what is wrong.
-    """
-    groups: dict[str, list[Trace]] = {}
-    for trace in traces:
-        groups.setdefault(_NUMBER.sub("#", trace.feedback.text or trace.error or ""), []).append(trace)
-    rounds = zip_longest(*groups.values())
-    return [trace for together in rounds for trace in together if trace is not None]
-
-
-def _failing_code(traces: Sequence[Trace]) -> set[Parameter]:
-    """Code parameters whose own operator raised."""
-    from trace_core.parameter import Version
-
-    found = set()
-    for trace in traces:
-        if trace.error is None:
-            continue
-        extra = trace.output._extra
-        for read in extra.reads if extra is not None else ():
-            if isinstance(read, Version) and read.parameter.kind == "code":
-                found.add(read.parameter)
-    return found
-
-
 def _proposal(
-    values: Mapping[Parameter, Any], reason: str, dropped: Sequence[Dropped], usage: Sequence[Completion], prompt: str
+    values: Mapping[Parameter, Any],
+    reason: str,
+    dropped: Sequence[Dropped],
+    spent: Sequence[Completion | None],
+    prompt: str,
 ) -> Proposal:
     def total(amounts: list[Any]) -> Any:
         return None if any(amount is None for amount in amounts) else sum(amounts)
@@ -367,9 +380,9 @@ def _proposal(
         values,
         reason=reason,
         dropped=dropped,
-        attempts=len(usage),
-        prompt_tokens=total([c.usage.prompt_tokens for c in usage]),
-        completion_tokens=total([c.usage.completion_tokens for c in usage]),
-        cost=total([c.cost for c in usage]),
+        attempts=len(spent),
+        prompt_tokens=total([c and c.usage.prompt_tokens for c in spent]),
+        completion_tokens=total([c and c.usage.completion_tokens for c in spent]),
+        cost=total([c and c.cost for c in spent]),
         prompt=prompt,
     )

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trace_core.optimizers.tensor.frugal import Frugal
+    from trace_core.optimizers.tensor.history import StepRecord
+    from trace_core.optimizers.tensor.torch_optimizer import TorchOptimizer
 
-_HOME = {"Frugal": "frugal"}
+_HOME = {"Frugal": "frugal", "StepRecord": "history", "TorchOptimizer": "torch_optimizer"}
 
-__all__ = ["Frugal"]
+__all__ = ["Frugal", "StepRecord", "TorchOptimizer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -673,3 +673,28 @@ def test_bundling_a_bundle() -> None:
     once = tc.bundle(plus)
     assert tc.bundle(once)(1, 2).value == 3
     assert tc.bundle(once).fn is plus
+
+
+def test_keyword_arguments_may_have_any_name() -> None:
+    """Names that the library itself gives its arguments are the caller's to use."""
+
+    @tc.bundle
+    def record(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    class Holder(tc.Module):
+        def forward(self, /, **kwargs: Any) -> Any:
+            return record(**kwargs)
+
+        @tc.bundle
+        def method(self, /, **kwargs: Any) -> Any:
+            return kwargs
+
+    names = ("self", "args", "kwargs", "fn", "function", "item", "name", "op", "bundle", "code", "owner", "value")
+    given = dict.fromkeys(names, 1)
+    assert record(**given).value == ((), given)
+    assert Holder()(**given).value == ((), given)
+    assert Holder().method(**given).value == given
+    assert tc.node(record.fn)(**given).value == ((), given)
+    template = tc.node(" ".join("{" + name + "}" for name in names))
+    assert template.format(**given).value == " ".join(["1"] * len(names))

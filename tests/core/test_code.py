@@ -1,4 +1,4 @@
-"""Trainable source (behaviours 8 to 10). What is proposed runs in this process here (isolation="inline")."""
+"""Trainable source (behaviours 8 to 10). Mostly, what is proposed runs in this process here (isolation="inline")."""
 
 from __future__ import annotations
 
@@ -77,13 +77,36 @@ def test_a_new_version_runs_and_old_traces_keep_theirs() -> None:
         ("@renamed\ndef plain(x):\n    return x + 4\n", 5),
     ],
 )
-def test_proposals_may_bring_what_they_need(text: str, expected: int) -> None:
+@pytest.mark.parametrize("function", [plain, tc.bundle(trainable=True)(plain.fn)], ids=["inline", "isolated"])
+def test_proposals_may_bring_what_they_need(function: Any, text: str, expected: int) -> None:
     assert functools
     assert renamed
-    plain.code.update(text)
-    result = plain(tc.node(1))
+    function.code.update(text)
+    result = function(tc.node(1))
     assert result.value == expected
-    assert tc.Trace.of(result, "").parameters == [plain.code]
+    assert tc.Trace.of(result, "").parameters == [function.code]
+
+
+elsewhere = tc.node("not used", trainable=True, name="elsewhere")
+used = tc.node(5, trainable=True, name="used")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def plain(x):\n    elsewhere = x + used\n    return elsewhere\n",
+        "def plain(x):\n    def inner(elsewhere):\n        return elsewhere + used\n    return inner(x)\n",
+        "def plain(x):\n    return [elsewhere + used for elsewhere in [x]][0]\n",
+        "class Box:\n    elsewhere = used\ndef plain(x):\n    return Box.elsewhere + x\n",
+        "PLUS = used\ndef plain(x):\n    return PLUS + x\n",
+    ],
+)
+def test_local_names_of_a_proposal_are_no_reads(text: str) -> None:
+    isolated = tc.bundle(trainable=True)(plain.fn)
+    isolated.code.update(text)
+    result = isolated(1)
+    assert result.value == 6
+    assert set(tc.Trace.of(result).parameters) == {isolated.code, used}
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections import namedtuple
+from collections import deque, namedtuple
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -79,6 +79,30 @@ def test_containers_and_bundles_in_attributes() -> None:
 
     paths = [path for path, _ in Holder().named_parameters()]
     assert paths == ["items.0", "items.1.deep.0", "items.1.deep.1.p", "pair.0", "free", "again.0"]
+
+
+def test_records_and_deques_in_attributes() -> None:
+    from pydantic import BaseModel, ConfigDict
+
+    @dataclass
+    class Config:
+        prompt: Any
+        rest: Any = None
+
+    class Settings(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        limit: Any
+
+    class Holder(tc.Module):
+        def __init__(self) -> None:
+            self.config = Config(tc.node("a", trainable=True), [Config(tc.node("b", trainable=True))])
+            self.config.rest[0].rest = self.config
+            self.settings = Settings(limit=tc.node(3, trainable=True))
+            self.queue = deque([tc.node(4, trainable=True)])
+            self.kind = Config
+
+    found = {path: parameter.value for path, parameter in Holder().named_parameters()}
+    assert found == {"config.prompt": "a", "config.rest.0.prompt": "b", "settings.limit": 3, "queue.0": 4}
 
 
 def test_properties_are_never_run() -> None:
@@ -233,6 +257,21 @@ def test_model_decorator() -> None:
     assert tc.model(Agent) is Agent
     with pytest.raises(tc.StateError, match="decorates a class"):
         tc.model(5)  # type: ignore[type-var]
+
+
+def test_generic_models() -> None:
+    item = TypeVar("item")
+
+    @tc.model
+    class Store(Generic[item]):
+        def __init__(self) -> None:
+            self.p = tc.node(1, trainable=True)
+
+    class Numbers(Store[int]):
+        pass
+
+    assert [path for path, _ in Store[int]().named_parameters()] == ["p"]  # type: ignore[attr-defined]
+    assert isinstance(Numbers(), tc.Module)
 
 
 def test_modules_without_forward_say_so() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import trace_core as tc
@@ -120,6 +120,8 @@ def is_default(value: Any) -> bool:
 
 
 @settings(max_examples=100)
+@example(leaves=[0], steps=[("method", "upper", 0, 0), ("pack", None, 1, 1), ("pack", None, 1, 2)])
+@example(leaves=[0], steps=[("method", "upper", 0, 0), ("pack", None, 1, 1), ("bundle", None, 1, 2)])
 @given(leaves=st.lists(VALUES, min_size=1, max_size=3), steps=STEPS)
 def test_traces_survive_storage_and_rendering(leaves: list[Any], steps: Any) -> None:
     parameters = [tc.Parameter(leaf, constraint=tc.Anything()) for leaf in leaves]

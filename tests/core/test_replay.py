@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -162,9 +163,50 @@ def use_as_index(p: Any, x: Any) -> Any:
     return p + ["a", "bb", "ccc", "dddd"].index("ccc") + [10, 20, 30, 40, 50][p]
 
 
+@tc.bundle
+def reciprocal(x: int) -> float:
+    return 12 / x
+
+
+@tc.bundle
+def up_to(n: int, *, step: int = 1) -> Any:
+    yield from range(0, n, step)
+
+
+def caught_error(p: Any, x: Any) -> Any:
+    try:
+        y = reciprocal(p - 1)
+    except ZeroDivisionError:
+        y = p + 100
+    return y
+
+
+def caught_error_of_an_operator(p: Any, x: Any) -> Any:
+    try:
+        return x % p
+    except ZeroDivisionError:
+        return p - 5
+
+
+def caught_error_of_an_index(p: Any, x: Any) -> Any:
+    try:
+        first = tc.node([4, 5])[p]
+    except IndexError:
+        first = p * x
+    return first + p
+
+
+def items_of_a_generator(p: Any, x: Any) -> Any:
+    return sum((item * p for item in up_to(p, step=x)), p)
+
+
 @pytest.mark.parametrize(
     "workflow",
     [
+        caught_error,
+        caught_error_of_an_operator,
+        caught_error_of_an_index,
+        items_of_a_generator,
         branch_on_result,
         branch_on_temporary,
         branch_on_parameter,
@@ -188,7 +230,7 @@ def test_a_replay_equals_the_workflow_or_refuses(workflow: Any) -> None:
             try:
                 assert trace.replay({p: change}).value == expected
                 agreed += 1
-            except tc.ReplayError:
+            except (tc.ReplayError, tc.ExecutionError):
                 refused += 1
     assert agreed >= 4
     assert refused > 0
@@ -245,10 +287,67 @@ def test_unpacked_and_generated_values() -> None:
 
     a, b = split(p)
     assert tc.Trace.of(a * 2 + b, "").replay({p: 7}).value == 7
-    third = list(count(p))[2]
+    items = count(p)
+    third = [next(items) for _ in range(3)][2]
     assert tc.Trace.of(third, "").replay({p: 5}).value == 10
     with pytest.raises(tc.ReplayError, match="ends before"):
         tc.Trace.of(third, "").replay({p: 1})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: iter([1, 2]),
+        lambda: (x for x in [1, 2]),
+        lambda: map(int, "12"),
+        lambda: tc.node(iter([1, 2])),
+        lambda: [iter([1, 2])],
+    ],
+)
+def test_iterators_are_used_up(make: Any) -> None:
+    p = tc.node(2, trainable=True)
+    add = tc.bundle(lambda items, p: sum(items[0] if isinstance(items, list) else items) * p)
+    total = add(make(), p)
+    assert total.value == 6
+    with pytest.raises(tc.ReplayError, match="iterator"):
+        tc.Trace.of(total).replay({p: 3})
+    assert add([[1, 2]], p).backward("x").replay({p: 3}).value == 9
+
+
+def test_an_error_that_comes_again_is_the_same_path() -> None:
+    p = tc.node(0, trainable=True)
+    with pytest.raises(ZeroDivisionError):
+        reciprocal(p * 2)
+    with pytest.raises(TypeError):
+        p + "text"
+    trace = tc.Trace.of(p * 3 + 1, "")
+    assert trace.replay({p: 0}).value == 1
+    with pytest.raises(tc.ReplayError, match="the error of 'reciprocal' was 'ZeroDivisionError' when recorded"):
+        trace.replay({p: 5})
+
+
+def test_remembered_errors_hold_no_call_stacks() -> None:
+    import gc
+    import weakref
+
+    class Local:
+        pass
+
+    seen: list[weakref.ref[Local]] = []
+
+    @tc.bundle
+    def fail(x: int) -> float:
+        local = Local()
+        seen.append(weakref.ref(local))
+        return 1 / x
+
+    p = tc.node(0, trainable=True)
+    with contextlib.suppress(ZeroDivisionError):
+        fail(p)
+    with contextlib.suppress(ZeroDivisionError):
+        fail(p * 2)
+    gc.collect()
+    assert [local() for local in seen] == [None, None]
 
 
 def test_numpy_functions_are_replayed() -> None:

@@ -456,6 +456,35 @@ def test_copies_of_parameters_are_independent() -> None:
     assert not isinstance(parameter.detach(), tc.Parameter)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])  # noqa: S301
+def test_a_copy_is_a_read_of_what_is_true_here(duplicate: Any) -> None:
+    """Inside a body it is a dependency; under ``using`` it is a copy of the candidate."""
+    parameter = tc.node([1], trainable=True, name="p")
+    result = parameter * 2
+
+    @tc.bundle
+    def body() -> Any:
+        return duplicate(parameter).value + duplicate(result).value
+
+    assert body().value == [1, 1, 1]
+    assert parameter in body().backward("x").parameters
+    assert set(body().inputs.values()) >= {result}
+    with tc.using({parameter: [5]}):
+        assert duplicate(parameter).value == [5]
+        assert body().value == [5, 1, 1]
+    assert duplicate(parameter).value == [1]
+
+
+def test_repr_is_a_read_too() -> None:
+    parameter = tc.node(3, trainable=True, name="p")
+    described = tc.bundle(lambda: f"{parameter!r}")
+    assert described().value == "Parameter(p: 3)"
+    assert described().backward("x").parameters == [parameter]
+    with tc.using({parameter: 4}):
+        assert described().value == "Parameter(p: 4)"
+        assert repr(parameter * 2) == "Node(8)"
+
+
 def test_shared_nodes_stay_shared_in_a_deep_copy() -> None:
     parameter = tc.node(1, trainable=True)
     first, second = copy.deepcopy([parameter, parameter])

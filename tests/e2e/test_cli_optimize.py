@@ -174,6 +174,33 @@ def test_workflow_and_metric_may_be_given_by_file(project: Path, provider: Provi
     assert list((project / "runs").iterdir())
 
 
+def test_a_run_that_is_killed_leaves_the_best_so_far(project: Path, provider: Provider) -> None:
+    second = threading.Event()
+
+    def reply(body: dict[str, Any]) -> str:
+        if len(provider.requests) > 1:
+            second.set()
+            threading.Event().wait(30)
+        return provider.answers[0]
+
+    provider.answer = reply
+    (project / "mine.py").write_text(
+        (project / "mine.py").read_text()
+        + "\n\ndef halved(output, example):\n    return politeness(output, example)[0] / 2, 'more formal'\n"
+    )
+    process = subprocess.Popen(
+        command(*replaced(metric="mine:halved"), "--steps", "3", "--out", "result"),
+        cwd=project,
+        env=environment(provider),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert second.wait(60)
+    process.kill()
+    process.wait(10)
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Dear"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -199,6 +226,15 @@ def test_wrong_input_is_one_clear_message_and_exit_code_2(
     assert not provider.requests
 
 
+def test_a_folder_that_cannot_be_made_is_named(project: Path, provider: Provider) -> None:
+    (project / "file").write_text("")
+    done = run(project, provider, *ORDINARY, "--out", "file/result")
+    assert done.returncode == 2
+    assert "file/result" in done.stderr
+    assert "--out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_bad_line_is_named(project: Path, provider: Provider) -> None:
     lines = [json.dumps({"name": str(i)}) for i in range(20)]
     lines[16] = '{"name": '
@@ -206,6 +242,51 @@ def test_a_bad_line_is_named(project: Path, provider: Provider) -> None:
     done = run(project, provider, *ORDINARY)
     assert done.returncode == 2
     assert "line 17" in done.stderr
+
+
+def test_a_missing_field_is_named(project: Path, provider: Provider) -> None:
+    lines = [json.dumps({"name": str(i)}) for i in range(20)]
+    lines[7] = '{"nome": "x"}'
+    (project / "x.jsonl").write_text("\n".join(lines))
+    done = run(project, provider, *ORDINARY)
+    assert done.returncode == 2
+    assert "example 8 has no field name, which the workflow needs; it has: nome" in done.stderr
+    assert not provider.requests
+    (project / "x.jsonl").write_text('{"nome": "x"}\n' * 20)
+    done = run(project, provider, *ORDINARY, "--steps", "1")
+    assert "each example is passed as a whole" in done.stdout
+
+
+def test_a_metric_that_fails_later_loses_nothing(project: Path, provider: Provider) -> None:
+    """The best values so far are saved, the message says where it failed."""
+    code = (project / "mine.py").read_text()
+    code += """
+seen = []
+
+def failing_later(output, example):
+    seen.append(output)
+    if len(seen) > 30 and output.startswith("Dear"):
+        return example["nowhere"]
+    return politeness(output, example)[0] / 2, "more formal"
+"""
+    (project / "mine.py").write_text(code)
+    done = run(project, provider, *replaced(metric="mine:failing_later"), "--steps", "9", "--out", "result")
+    assert done.returncode == 2
+    assert "KeyError: 'nowhere'" in done.stderr
+    assert '-->   4 |         return example["nowhere"]' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Dear"}
+    assert (project / "result" / "report.html").exists()
+
+
+def test_a_workflow_that_raises_is_one_message(project: Path, provider: Provider) -> None:
+    code = (project / "mine.py").read_text()
+    (project / "mine.py").write_text(code + "\ndef broken(name):\n    return name.missing\n")
+    done = run(project, provider, *replaced(workflow="mine:broken"))
+    assert done.returncode == 2
+    assert "AttributeError" in done.stderr
+    assert "-->   2 |     return name.missing" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_key_is_named(project: Path) -> None:

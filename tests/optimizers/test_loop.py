@@ -159,6 +159,27 @@ def test_a_fatal_error_ends_the_run_with_the_best_so_far() -> None:
     assert workflow.offset.value == 2
 
 
+def test_a_metric_that_fails_later_ends_the_run_with_the_best_so_far() -> None:
+    workflow = Shift()
+
+    def metric(output: Any, x: int) -> Any:
+        return None if output - x == 1 else closeness(output, x)
+
+    result = optimize(workflow, metric, EXAMPLES, optimizer=OptoPrime(workflow, offsets(2, 1, 3)), steps=5)
+    assert (result.stopped, workflow.offset.value) == ("error", 2)
+    assert isinstance(result.error, MetricError)
+
+
+def test_an_error_outside_of_bundles_shows_its_line() -> None:
+    workflow = Shift()
+
+    def broken(x: Any) -> Any:
+        return workflow(x["key"])
+
+    with pytest.raises(WorkflowError, match=r"on example validation 0: .*TypeError(.|\n)*-->   2 \|.*workflow\(x\["):
+        optimize(broken, closeness, EXAMPLES, optimizer=OptoPrime(workflow, offsets(1)))
+
+
 def test_the_same_seed_gives_the_same_run() -> None:
     def history(seed: int) -> list[tuple[str, float | None]]:
         workflow = Shift()

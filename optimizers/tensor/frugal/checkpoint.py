@@ -38,7 +38,7 @@ def _placed(state: dict[str, Any], param: Any, group: dict[str, Any], key: Any) 
     kind = geometry.kind_for(param, group["split"]) if group["project"] else "block"
     part = geometry.of_state(placed, param, kind, (group["seed"], placed.get("refresh", 0), 0))
     for slot in SLOTS[group["full"]]:
-        expected = tuple(param.shape) if part is None else _expected(part, param, kind)
+        expected = tuple(param.shape) if part is None else part.shape
         found = tuple(placed[slot].shape) if slot in placed else None
         if found != expected:
             raise StateError(
@@ -52,12 +52,3 @@ def _copy(value: Any, device: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     return value.detach().clone() if is_dtensor(value) else value.detach().to(device, copy=True)
-
-
-def _expected(part: Any, param: Any, kind: str) -> tuple[int, ...]:
-    empty = torch.empty(geometry.matrix_shape(param, kind), device="meta")
-    if isinstance(part, geometry.Subspace):
-        shape = geometry.Subspace(part.basis.to("meta"), part.right).take(empty).shape
-    else:
-        shape = geometry.Coordinates(part.kind, part.index.to("meta")).take(empty).shape
-    return tuple(int(size) for size in shape)

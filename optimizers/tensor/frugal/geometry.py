@@ -7,10 +7,11 @@ that its entries are what is chosen. A vector has no low-rank structure: ``svd``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from trace_core.optimizers.tensor.frugal._torch import torch
-from trace_core.optimizers.tensor.frugal.seeding import scattered, subset
+from trace_core.optimizers.tensor.frugal.seeding import scatter_keys, scattered, subset
 
 LOW_RANK = ("svd", "random")
 
@@ -54,28 +55,76 @@ def chosen_count(tensor: Any, kind: str, density: float) -> int:
     return min(whole, max(1, round(whole * density))) if density > 0 and whole else 0
 
 
-@dataclass(frozen=True, slots=True)
+class Drawing(NamedTuple):
+    """What entries are drawn from and how: ``taken`` of ``whole``, by ``keys``."""
+
+    whole: int
+    taken: int
+    keys: tuple[int, int, int]
+
+
+@dataclass
 class Coordinates:
-    """A set of rows, columns or entries of a matrix. ``wide``: the index of columns, seen once per row."""
+    """A set of rows, columns or entries of a matrix of ``extent`` (rows, columns).
+
+    Rows and columns are ``held`` as an index, int64; entries are drawn when they are first asked for.
+    """
 
     kind: str
-    index: Any
-    wide: Any = None
+    extent: tuple[int, int]
+    device: Any
+    held: Any = None
+    drawing: Drawing | None = None
 
-    def take(self, view: Any) -> Any:
+    @property
+    def index(self) -> Any:
+        if self.held is None and self.drawing is not None:
+            self.held = scattered(*self.drawing, self.device)
+        return self.held
+
+    @property
+    def count(self) -> int:
+        return self.drawing.taken if self.drawing is not None else int(self.held.numel())
+
+    @cached_property
+    def slots(self) -> Any:
+        """For each row or column its position among the chosen ones, -1 where it is none of them; int32."""
+        whole = self.extent[1 if self.kind == "columns" else 0]
+        order = torch.arange(self.count, dtype=torch.int32, device=self.device)
+        return torch.full((whole,), -1, dtype=torch.int32, device=self.device).scatter_(0, self.held, order)
+
+    @cached_property
+    def _spread(self) -> Any:
+        """The index of columns for every row; a view."""
+        return self.index.expand(self.extent[0], -1)
+
+    def forget(self) -> None:
+        """Let go of what can be drawn again: the indices of entries weigh twice as much as a moment of them."""
+        if self.drawing is not None:
+            self.held = None
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of what ``take`` gives."""
+        rows, columns = self.extent
+        if self.kind == "columns":
+            return (rows, self.count)
+        return (self.count, columns) if self.kind == "rows" else (self.count,)
+
+    def take(self, view: Any, out: Any = None) -> Any:
         """The chosen part, contiguous: (count, n) of rows, (m, count) of columns, (count,) of entries."""
         if self.kind == "randk":
             view = view.reshape(-1)
-        return view.index_select(1 if self.kind == "columns" else 0, self.index)
+        return torch.index_select(view, 1 if self.kind == "columns" else 0, self.index, out=out)
 
     def put(self, view: Any, part: Any) -> None:
         """Overwrite the chosen part of a contiguous matrix, in place."""
         if self.kind == "rows":
             view.index_copy_(0, self.index, part)
         elif self.kind == "columns":
-            view.scatter_(1, self.index.expand(view.shape[0], -1) if self.wide is None else self.wide, part)
+            view.scatter_(1, self._spread, part)
         else:
-            view.view(-1).index_copy_(0, self.index, part)
+            view.view(-1).scatter_(0, self.index, part)  # on a CPU a quarter of the time of index_copy_
 
     def embed(self, part: Any, shape: tuple[int, int], *, squared: bool = False) -> Any:
         """A matrix that is zero but for the chosen part."""
@@ -95,6 +144,14 @@ class Subspace:
 
     basis: Any
     right: bool
+    extent: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of what ``take`` gives."""
+        rows, columns = self.extent
+        rank = int(self.basis.shape[1])
+        return (rows, rank) if self.right else (rank, columns)
 
     def take(self, view: Any) -> Any:
         return view @ self.basis if self.right else self.basis.mT @ view
@@ -113,7 +170,7 @@ class Subspace:
         return part @ basis.mT if self.right else basis @ part
 
     def restrict(self, whole: Any, *, squared: bool = False) -> Any:
-        return Subspace(self.basis.square() if squared else self.basis, self.right).take(whole)
+        return Subspace(self.basis.square() if squared else self.basis, self.right, self.extent).take(whole)
 
     def turn(self, part: Any, onto: Subspace, *, squared: bool = False) -> Any:
         """Moments of this subspace as moments of another one of the same side."""
@@ -124,10 +181,14 @@ class Subspace:
 
 def draw_coordinates(tensor: Any, kind: str, count: int, place: tuple[int, int, int]) -> Coordinates:
     """Choose for the tensor at ``place`` = (seed, refresh, position of the tensor)."""
-    whole = capacity(tensor, kind)
+    whole, extent = capacity(tensor, kind), matrix_shape(tensor, kind)
     if kind == "randk":
-        return Coordinates(kind, scattered(whole, count, *place, tensor.device))
-    return Coordinates(kind, subset(whole, count, *place).to(tensor.device))
+        return Coordinates(kind, extent, tensor.device, drawing=Drawing(whole, count, scatter_keys(whole, *place)))
+    return Coordinates(kind, extent, tensor.device, subset(whole, count, *place).to(tensor.device))
+
+
+def subspace_of(tensor: Any, basis: Any) -> Subspace:
+    return Subspace(basis, is_right(tensor), matrix_shape(tensor, "svd"))
 
 
 def is_right(tensor: Any) -> bool:
@@ -141,15 +202,15 @@ def of_state(
 ) -> Coordinates | Subspace | None:
     """The part a tensor's state belongs to; None if the state covers the whole tensor. Entries are drawn again."""
     if "basis" in state:
-        return Subspace(state["basis"], is_right(tensor))
+        return subspace_of(tensor, state["basis"])
+    extent = matrix_shape(tensor, kind)
     if "indices" in state:
-        index = state["indices"]
-        wide = index.expand(matrix_shape(tensor, kind)[0], -1) if kind == "columns" else None
-        return Coordinates(kind, index, wide)
+        return Coordinates(kind, extent, tensor.device, state["indices"])
     if "entries" in state:
         seed, _, position = place
-        index = scattered(tensor.numel(), state["entries"], seed, state["refresh"], position, tensor.device)
-        return Coordinates("randk", index)
+        keys = scatter_keys(tensor.numel(), seed, state["refresh"], position)
+        drawing = Drawing(tensor.numel(), state["entries"], keys)
+        return Coordinates("randk", extent, tensor.device, drawing=drawing)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Bases of the low-rank splits, and the update through one.
+"""Bases of the low-rank splits.
 
 ``svd`` finds the leading directions of the gradient with a randomized range finder: one power iteration on a seeded
 random block a little wider than the rank, then an exact rotation within it (Halko, Martinsson, Tropp, 2011, algorithms
@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from trace_core.optimizers.tensor.frugal._torch import torch
-from trace_core.optimizers.tensor.frugal.geometry import Subspace, is_right, matrix
+from trace_core.optimizers.tensor.frugal.geometry import is_right, matrix
 from trace_core.optimizers.tensor.frugal.options import FrugalError
-from trace_core.optimizers.tensor.frugal.rules import Workspace
 from trace_core.optimizers.tensor.frugal.seeding import generator
 
 _OVERSAMPLING = 8
-_NOISE = 8.0  # a residual below this many roundings of the largest gradient entry is zero that did not come out as zero
 
 
 def random_basis(n: int, rank: int, place: tuple[int, int, int], like: Any) -> Any:
@@ -58,24 +56,3 @@ def find_basis(grad: Any, split: str, rank: int, dtype: Any, place: tuple[int, i
             f"{label}: no subspace can be found, the gradient has NaN or infinite entries; skip such steps "
             f"(torch.amp.GradScaler does) or clip"
         ) from error
-
-
-def residual(grad: Any, low: Any, part: Subspace, space: Workspace, room: int, *, denoise: bool) -> Any:
-    """What the subspace does not hold of ``grad``, a matrix.
-
-    ``denoise`` zeroes what is rounding noise. A gradient of low rank can lie in the subspace entirely; the sign of
-    what is left of it would turn noise into full steps. The result lies in ``space``, for tensors of up to ``room``
-    elements, until the next call.
-    """
-    left = space.take("residual", grad.shape, grad, room)
-    if part.right:
-        torch.addmm(grad, low, part.basis.mT, alpha=-1, out=left)
-    else:
-        torch.addmm(grad, part.basis, low, alpha=-1, out=left)
-    if denoise:
-        least, most = torch.aminmax(grad)
-        bound = torch.maximum(-least, most).mul_(_NOISE * torch.finfo(grad.dtype).eps)
-        if grad.device.type == "cpu":
-            bound = bound.item()  # nothing to wait for there, and clamping by numbers is four times as fast
-        left.sub_(torch.clamp(left, -bound, bound, out=space.take("noise", grad.shape, grad, room)))
-    return left

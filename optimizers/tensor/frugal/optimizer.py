@@ -18,6 +18,7 @@ from trace_core.optimizers.tensor.frugal.options import (
     gradient,
     label,
 )
+from trace_core.optimizers.tensor.frugal.rules import Workspace
 from trace_core.optimizers.tensor.frugal.schedules import Density, Gap, LossMeter, Progress
 from trace_core.optimizers.tensor.frugal.selection import ByModule, ByName, groups_of, split_by_name
 from trace_core.optimizers.tensor.frugal.stepping import Work
@@ -90,6 +91,7 @@ class Frugal(OptimizerBase):  # type: ignore[misc]
         self._meters: dict[int, LossMeter] = {}
         self._process_group = process_group
         self._parts: dict[Any, tuple[int, Any, Any]] = {}  # what `state` says, read once per refresh
+        self._space = Workspace()
         self._project = project
         defaults = {
             "lr": lr,
@@ -180,10 +182,11 @@ class Frugal(OptimizerBase):  # type: ignore[misc]
                     raise FrugalError("a refresh is due and cannot be captured; run one step outside the graph first")
                 self._schedule(index, group)
                 refreshing.refresh_group(group, self.state, first)
-            self._work_of(group, first).run(group)
+            self._work_of(group, first).run(group, self._space)
             if not capturing:  # capturing records the kernels and runs none of them
                 group["steps"] += 1
             first += len(group["params"])
+        self._space.trim()
 
     def _work_of(self, group: dict[str, Any], first: int) -> Work:
         work = Work()
@@ -204,7 +207,7 @@ class Frugal(OptimizerBase):  # type: ignore[misc]
                     _, state, part = known
                 else:
                     state, part = refreshing.part_state(states, param, grad, group, first + position, position)
-                    if state is not None and "entries" not in state:  # entries would outweigh their moments
+                    if state is not None:
                         self._parts[param] = (refreshes, state, part)
             work.add(param, grad, state, part, sharded=sharded)
         return work
@@ -312,8 +315,4 @@ class Frugal(OptimizerBase):  # type: ignore[misc]
         super().__setstate__(state)
         self.__dict__.setdefault("_process_group", None)
         self.__dict__.setdefault("_parts", {})
-
-
-def _label(group: dict[str, Any], position: int) -> str:
-    names = group.get("param_names")
-    return f"parameter {names[position]!r}" if names else f"parameter {position} of its group"
+        self.__dict__.setdefault("_space", Workspace())

@@ -122,7 +122,7 @@ def _choose(
     new: Coordinates | Subspace | None = None
     if count < geometry.capacity(param, kind):
         if kind in geometry.LOW_RANK:
-            new = Subspace(find_basis(grad, kind, count, dtype, draw, label(group, position)), geometry.is_right(param))
+            new = geometry.subspace_of(param, find_basis(grad, kind, count, dtype, draw, label(group, position)))
         else:
             new = geometry.draw_coordinates(param, kind, count, draw)
     if not state:
@@ -136,21 +136,10 @@ def _choose(
             moment = _carry(before, old, new, shape, squared=slot == "exp_avg_sq")
             moment = moment.view(param.shape) if new is None else moment
         else:
-            moment = torch.zeros(_moment_shape(param, kind, new, count), dtype=dtype, device=param.device)
+            moment = torch.zeros(param.shape if new is None else new.shape, dtype=dtype, device=param.device)
         _store(state, slot, moment)
     _describe(state, new, count)
     state["refresh"] = group["refreshes"]
-
-
-def _moment_shape(param: Any, kind: str, part: Coordinates | Subspace | None, count: int) -> tuple[int, ...]:
-    if part is None:
-        return tuple(param.shape)
-    rows, columns = geometry.matrix_shape(param, kind)
-    if kind == "randk":
-        return (count,)
-    if kind == "rows" or (isinstance(part, Subspace) and not part.right):
-        return (count, columns)
-    return (rows, count)
 
 
 def _carry(
@@ -172,7 +161,7 @@ def _describe(state: State, part: Coordinates | Subspace | None, count: int) -> 
     """Record the part. Entries are not recorded, only how many: they are drawn again at every step."""
     given = {
         "basis": part.basis if isinstance(part, Subspace) else None,
-        "indices": part.index if isinstance(part, Coordinates) and part.kind != "randk" else None,
+        "indices": part.held if isinstance(part, Coordinates) and part.kind != "randk" else None,
         "entries": count if isinstance(part, Coordinates) and part.kind == "randk" else None,
     }
     for key, value in given.items():

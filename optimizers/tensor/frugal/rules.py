@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trace_core.optimizers.tensor.frugal import sign_kernel
+from trace_core.optimizers.tensor.frugal import kernels
 from trace_core.optimizers.tensor.frugal._torch import torch
 
 SLOTS = {"adamw": ("exp_avg", "exp_avg_sq"), "lion": ("exp_avg",), "sgdm": ("momentum_buffer",)}
@@ -156,7 +156,8 @@ def descend(work: Any, direction: Any, lr: Any) -> None:
 
 
 class Workspace:
-    """Memory of one step, reused from tensor to tensor: allocating anew costs a CPU as much as the arithmetic.
+    """Scratch memory, reused from tensor to tensor and on a CPU from step to step: fresh memory costs as much there as
+    the arithmetic, for its pages have to be mapped first.
 
     ``take`` gives a buffer per name, ``age`` the step count as the scalar tensor that the fused kernel wants; all
     tensors of one age share it, so no scalar is kept per tensor.
@@ -167,25 +168,38 @@ class Workspace:
         self._views: dict[Any, Any] = {}
         self._ages: dict[Any, Any] = {}
 
-    def take(self, name: str, shape: Any, like: Any, room: int = 0) -> Any:
+    def take(self, name: Any, shape: Any, like: Any, room: int = 0) -> Any:
         """Uninitialised memory of ``like``'s type; ``room`` is how many elements it will be asked for later."""
-        key = (name, like.dtype, like.device)
-        view = self._views.get((key, shape))
+        whole = (name, shape, like.dtype, like.device)
+        view = self._views.get(whole)
         if view is not None:
             return view
-        size = math.prod(shape)
+        key, size = (name, like.dtype, like.device), math.prod(shape)
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < size:
             buffer = torch.empty(max(size, min(room, _CHUNK)), dtype=like.dtype, device=like.device)
             self._buffers[key] = buffer
-        view = self._views[key, shape] = buffer[:size].view(shape)
+            self._forget({key})
+        view = self._views[whole] = buffer[:size].view(shape)
         return view
 
     def age(self, step: int, device: Any) -> Any:
+        """``step`` as float32."""
         scalar = self._ages.get((step, device))
         if scalar is None:
             scalar = self._ages[step, device] = torch.full((), float(step), dtype=torch.float32, device=device)
         return scalar
+
+    def trim(self) -> None:
+        """Keep small buffers on a CPU only: CUDA's allocator keeps memory by itself, and graphs want their own."""
+        self._ages.clear()
+        gone = {key for key, held in self._buffers.items() if held.device.type != "cpu" or held.numel() > _CHUNK}
+        if gone:
+            self._buffers = {key: held for key, held in self._buffers.items() if key not in gone}
+            self._forget(gone)
+
+    def _forget(self, keys: set[Any]) -> None:
+        self._views = {whole: view for whole, view in self._views.items() if (whole[0], *whole[2:]) not in keys}
 
 
 def free_update(
@@ -195,8 +209,8 @@ def free_update(
     rule = group["free"]
     numbers = not isinstance(lr, torch.Tensor)
     if rule == "signsgd" and numbers and group["fused"] is not False and params[0].is_cuda:
-        suited = [sign_kernel.suits(p, g) for p, g in zip(params, grads, strict=True)]
-        if any(suited) and sign_kernel.run(
+        suited = [kernels.suits(p, g) for p, g in zip(params, grads, strict=True)]
+        if kernels.run_free(
             [p for p, fits in zip(params, suited, strict=True) if fits],
             [g for g, fits in zip(grads, suited, strict=True) if fits],
             lr,

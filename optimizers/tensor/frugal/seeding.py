@@ -7,7 +7,6 @@ checkpoint holds integers instead of generator states.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from trace_core.optimizers.tensor.frugal._torch import torch
@@ -42,34 +41,47 @@ def subset(n: int, count: int, seed: int, refresh: int, tensor: int) -> Any:
     return torch.randperm(n, generator=generator(seed, refresh, tensor))[:count].sort().values
 
 
-def scattered(n: int, count: int, seed: int, refresh: int, tensor: int, device: Any) -> Any:
+def scattered(n: int, count: int, keys: tuple[int, int, int], device: Any) -> Any:
     """``count`` different indices below ``n`` made on ``device``, cheap enough to be made anew at every step.
 
     The range, cut into ``count`` strata of nearly equal width, gives one index per stratum; the strata are rotated by a
     random amount, so every index is equally likely. A permutation of all entries would need 8 bytes per entry and a
-    sort; this needs a hash of the stratum's number. The arithmetic (64-bit integers, and float64 products of exact
-    operands) gives the same numbers on every device. Returns int64, shape (count,).
+    sort; this needs a hash of the stratum's number. All arithmetic is in 64-bit integers, the same on every device, and
+    can be turned round: ``kernels.py`` finds the stratum of an entry. ``keys``: of ``scatter_keys``. Returns int64,
+    shape (count,).
     """
-    first, second = mix(seed, refresh, tensor, 1), mix(seed, refresh, tensor, 2)
-    shift = mix(seed, refresh, tensor, 3) % n
+    factor, offset, shift = keys
     bits = torch.arange(count, dtype=torch.int64, device=device)
-    bits.mul_(_signed(first | 1)).add_(_signed(second))
-    bits.bitwise_xor_((bits >> 32).bitwise_and_(0xFFFFFFFF)).mul_(_signed(0xD6E8FEB86659FD93))
-    bits.bitwise_xor_((bits >> 32).bitwise_and_(0xFFFFFFFF))
-    bits.bitwise_and_(0x7FFFFFFF)
+    bits.mul_(factor).add_(offset)
+    high = bits >> 32
+    bits.bitwise_xor_(high.bitwise_and_(0xFFFFFFFF)).mul_(MULTIPLIER)
+    torch.bitwise_right_shift(bits, 32, out=high)
+    bits.bitwise_xor_(high).bitwise_and_(0x7FFFFFFF)
     if n % count == 0:
         width = n // count
-        index = bits.remainder_(width) if width & (width - 1) else bits.bitwise_and_(width - 1)
+        index = bits.mul_(width).bitwise_right_shift_(31)
         index.add_(torch.arange(shift, shift + n, width, dtype=torch.int64, device=device))
     else:
-        edges = torch.arange(count + 1, dtype=torch.float64, device=device).mul_(n / count).floor_()
-        edges[-1:].fill_(n)
-        widths = edges[1:] - edges[:-1]
-        index = bits.to(torch.float64).mul_(math.ldexp(1.0, -31)).mul_(widths).floor_().add_(edges[:-1]).to(torch.int64)
-        index.add_(shift)
-    return index.sub_((index >= n).to(torch.int64).mul_(n))
+        edges = torch.arange(count + 1, dtype=torch.int64, device=device)  # the floors of i * n / count
+        edges = (edges * (n % count)).div_(count, rounding_mode="floor").add_(edges, alpha=n // count)
+        index = bits.mul_(edges[1:] - edges[:-1]).bitwise_right_shift_(31).add_(edges[:-1]).add_(shift)
+    # Indices ascend up to the end of the range and begin anew there, in the middle of a stratum perhaps.
+    over = -((shift - n) * count // n)
+    edge = index[max(0, over - 1) : over]
+    edge.sub_((edge >= n).to(torch.int64).mul_(n))
+    index[over:].sub_(n)
+    return index
+
+
+def scatter_keys(n: int, seed: int, refresh: int, tensor: int) -> tuple[int, int, int]:
+    """Factor and offset of the hash of a stratum's number, as int64, and the rotation of the strata, below ``n``."""
+    place = (seed, refresh, tensor)
+    return _signed(mix(*place, 1) | 1), _signed(mix(*place, 2)), mix(*place, 3) % n
 
 
 def _signed(number: int) -> int:
     """The 64-bit pattern as torch's int64 reads it."""
     return number - (1 << 64) if number >= 1 << 63 else number
+
+
+MULTIPLIER = _signed(0xD6E8FEB86659FD93)

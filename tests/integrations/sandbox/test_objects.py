@@ -107,6 +107,10 @@ def test_methods_of_self(run: Any) -> None:
     assert run(source, Agent(), 4) == (12, 3, 50, "Agent", 5)
 
 
+def test_a_method_may_call_its_object_something_else(run: Any) -> None:
+    assert run("def plan(me, x):\n    return me.twice(x)", Agent(), 4, name="plan") == 12
+
+
 @pytest.mark.parametrize(
     ("touch", "message"),
     [

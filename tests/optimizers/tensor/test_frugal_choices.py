@@ -25,7 +25,7 @@ from trace_core.optimizers.tensor.frugal import (  # noqa: E402 - after the skip
 )
 from trace_core.optimizers.tensor.frugal.blocks import choose_tensors  # noqa: E402 - after the skip
 from trace_core.optimizers.tensor.frugal.lowrank import leading_basis  # noqa: E402 - after the skip
-from trace_core.optimizers.tensor.frugal.seeding import scattered  # noqa: E402 - after the skip
+from trace_core.optimizers.tensor.frugal.seeding import scatter_keys, scattered  # noqa: E402 - after the skip
 
 
 class Block(nn.Module):
@@ -134,7 +134,7 @@ def test_random_blocks_are_all_chosen_in_time() -> None:
 @given(n=st.integers(1, 5000), share=st.floats(0.001, 1.0), seed=st.integers(0, 2**40))
 def test_scattered_indices_are_different_and_in_range(n: int, share: float, seed: int) -> None:
     count = max(1, int(n * share))
-    index = scattered(n, count, seed, 1, 2, torch.device("cpu"))
+    index = scattered(n, count, scatter_keys(n, seed, 1, 2), torch.device("cpu"))
     assert index.shape == (count,)
     assert len(set(index.tolist())) == count
     assert 0 <= int(index.min()) <= int(index.max()) < n
@@ -145,7 +145,7 @@ def test_scattered_indices_are_equally_likely(n: int, count: int) -> None:
     rounds = 4000
     hits = torch.zeros(n)
     for seed in range(rounds):
-        hits[scattered(n, count, seed, 0, 0, torch.device("cpu"))] += 1
+        hits[scattered(n, count, scatter_keys(n, seed, 0, 0), torch.device("cpu"))] += 1
     share = count / n
     spread = math.sqrt(rounds * share * (1 - share))
     assert (hits - rounds * share).abs().max() < 5 * spread
@@ -195,6 +195,27 @@ def test_a_gradient_inside_the_subspace_leaves_nothing_to_the_sign() -> None:
     weight.grad = torch.randn(40, 3, generator=made) @ torch.randn(3, 24, generator=made)
     optimizer.step()
     assert weight.abs().max() < 10
+
+
+@pytest.mark.parametrize("tall", [True, False])
+def test_what_counts_as_noise_follows_the_precision_of_products(tall: bool) -> None:
+    """A residual of 1e-4 of the gradient is real with exact products and noise where products are coarse."""
+    moved = {}
+    for precision in ("highest", "medium"):
+        weight = torch.zeros(40, 24) if tall else torch.zeros(24, 40)
+        grad = torch.zeros_like(weight)
+        grad[:6, :6] = torch.eye(6)
+        grad[7, 8] = 1e-4  # outside the six leading directions
+        optimizer = Frugal([{"params": [weight], "project": True}], lr=1.0, split="svd", density=0.25)
+        weight.grad = grad
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            optimizer.step()
+        finally:
+            torch.set_float32_matmul_precision(before)
+        moved[precision] = float(weight[7, 8])
+    assert moved == pytest.approx({"highest": -1.0, "medium": 0.0}, abs=1e-3)
 
 
 def test_a_gradient_that_is_not_finite_is_named_at_a_refresh() -> None:

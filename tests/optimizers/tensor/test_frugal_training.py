@@ -1,9 +1,8 @@
-"""Life with the optimizer: checkpoints, precisions, odd shapes, torch's own helpers, CUDA, and what is refused."""
+"""Life with the optimizer: checkpoints, precisions, odd shapes, torch's own helpers, and what is refused."""
 
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,55 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from frugal_network import SPLITS, equal, make, network, run, through_a_file  # noqa: E402 - after the skip
 from torch import nn  # noqa: E402 - after the skip
 
 from trace_core.errors import StateError  # noqa: E402 - after the skip
 from trace_core.optimizers.tensor import Frugal  # noqa: E402 - after the skip
 from trace_core.optimizers.tensor.frugal import FrugalError, GrowingGap, LinearDensity  # noqa: E402 - after the skip
-
-SPLITS = ["block", "columns", "rows", "randk", "svd", "random"]
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-def network(dtype: Any = torch.float32) -> Any:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 12, 3), nn.Flatten(), nn.Linear(48, 32), nn.GELU()]
-    return nn.Sequential(*layers, nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 5)).to(dtype)
-
-
-def run(net: Any, optimizer: Any, steps: range, *, scheduler: Any = None) -> list[float]:
-    losses: list[Any] = []
-    where = next(net.parameters())
-    for step in steps:
-        made = torch.Generator().manual_seed(step)
-        x = torch.randn(16, 3, 6, 6, generator=made).to(where)
-        y = torch.randint(0, 5, (16,), generator=made).to(where.device)
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        optimizer.observe(loss)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        losses.append(loss.detach())
-    return [float(loss) for loss in losses]
-
-
-def make(net: Any, split: str, **options: Any) -> Any:
-    settings: dict[str, Any] = {"lr": 3e-3, "split": split, "gap": 4, "density": 0.3, "seed": 7}
-    return Frugal.from_module(net, **{**settings, **options})
-
-
-def through_a_file(state: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def equal(a: Any, b: Any) -> bool:
-    return all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-
 
 # ---- checkpoints
 
@@ -191,6 +147,46 @@ def test_strides_do_not_matter(split: str) -> None:
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_momentum_starts_at_zero() -> None:
+    """A buffer that starts as a copy of the parameter would move it without any gradient."""
+    for split in SPLITS:
+        weight = torch.full((4, 4), 10.0)
+        optimizer = Frugal([{"params": [weight], "project": True}], lr=1.0, full="sgdm", split=split)
+        for _ in range(3):
+            weight.grad = torch.zeros_like(weight)
+            optimizer.step()
+        assert torch.equal(weight, torch.full((4, 4), 10.0))
+
+
+def test_tensors_that_stay_chosen_keep_their_moments_and_the_others_start_anew() -> None:
+    params = [torch.zeros(4, 4) for _ in range(6)]
+    optimizer = Frugal([{"params": params, "project": True}], split="block", density=0.7, gap=5)
+    before: set[int] = set()
+    seen = []
+    for step in range(26):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        if step % 5 == 0:  # a refresh was made
+            active = set(optimizer.param_groups[0]["active"])
+            assert {i for i in range(6) if params[i] in optimizer.state} == active
+            ages = {i: optimizer.state[params[i]]["step"] for i in active}
+            assert all((ages[i] > 1) is (i in before) for i in active)
+            seen.append(active & before)
+            before = active
+    assert any(seen)
+
+
+def test_generators_serve_as_lists() -> None:
+    net = network()
+    names = [name for name, _ in net.named_parameters()]
+    assert len(Frugal(net.parameters(), project=True).param_groups[0]["params"]) == len(names)
+    group = Frugal([{"params": (p for p in net.parameters()), "project": False}]).param_groups[0]
+    assert all(p is q for p, q in zip(group["params"], net.parameters(), strict=True))
+    named = Frugal(net.named_parameters(), project=lambda name, tensor: tensor.dim() > 1)
+    assert sorted(n for g in named.param_groups for n in g["param_names"]) == sorted(names)
+
+
 def test_frozen_and_unused_parameters_are_left_alone() -> None:
     used, unused = torch.randn(4, 4), torch.randn(4, 4)
     optimizer = Frugal([{"params": [used, unused], "project": True}], split="block", density=0.5, gap=1)
@@ -285,110 +281,3 @@ def _group(**options: Any) -> Callable[[], Any]:
 def test_what_cannot_work_is_refused_with_a_reason(attempt: Callable[[], Any], words: str) -> None:
     with pytest.raises(FrugalError, match=words):
         attempt()
-
-
-# ---- CUDA
-
-
-@cuda
-@pytest.mark.parametrize("split", SPLITS)
-def test_cuda_follows_the_cpu(split: str) -> None:
-    here, there = network(torch.float64), network(torch.float64).cuda()
-    options = {"density": 0.4, "lr": 1e-3, "free": "sgd", "weight_decay": 0.1}
-    first, second = make(here, split, **options), make(there, split, **options)
-    run(here, first, range(12))
-    run(there, second, range(12))
-    for a, b in zip(here.parameters(), there.parameters(), strict=True):
-        assert torch.allclose(a, b.cpu(), atol=1e-9)
-    for p, q in zip(here.parameters(), there.parameters(), strict=True):
-        if first.chosen(p).dtype == torch.bool:
-            assert torch.equal(first.chosen(p), second.chosen(q).cpu())
-
-
-@cuda
-@pytest.mark.parametrize("split", SPLITS)
-def test_checkpoints_move_between_devices(split: str) -> None:
-    net = network()
-    optimizer = make(net, split, gap=None)
-    run(net, optimizer, range(5))
-    moved = network().cuda()
-    moved.load_state_dict(net.state_dict())
-    there = make(moved, split, gap=None)
-    there.load_state_dict(through_a_file(optimizer.state_dict()))
-    for p, q in zip(net.parameters(), moved.parameters(), strict=True):
-        assert all(v.is_cuda for v in there.state[q].values() if isinstance(v, torch.Tensor))
-        assert torch.equal(optimizer.chosen(p), there.chosen(q).cpu())
-    run(moved, there, range(5, 8))
-
-
-@cuda
-@pytest.mark.parametrize("split", SPLITS)
-def test_steps_in_a_cuda_graph(split: str) -> None:
-    """A captured step replays as eager steps go; a refresh cannot be captured and says so."""
-    results = []
-    for captured in (False, True):
-        torch.manual_seed(0)
-        params = [torch.randn(32, 24, device="cuda") for _ in range(4)]
-        for p in params:
-            p.grad = torch.randn_like(p)
-        rate = torch.tensor(0.01, device="cuda")
-        optimizer = Frugal([{"params": params, "project": True}], lr=rate, split=split, gap=6, capturable=True)
-        if captured:
-            with pytest.raises(FrugalError, match="refresh"), torch.cuda.graph(torch.cuda.CUDAGraph()):
-                optimizer.step()
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            optimizer.step()
-            optimizer.step()
-        torch.cuda.synchronize()
-        if captured:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                optimizer.step()
-            for _ in range(4):
-                graph.replay()
-            optimizer.count_replays(4)
-        else:
-            for _ in range(4):
-                optimizer.step()
-        assert optimizer.refresh_due
-        optimizer.step()
-        results.append(params)
-    for a, b in zip(*results, strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
-
-
-@cuda
-@pytest.mark.parametrize("split", SPLITS)
-def test_an_ordinary_step_does_not_synchronise(split: str) -> None:
-    net = network().cuda()
-    optimizer = make(net, split, gap=100)
-    run(net, optimizer, range(2))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@cuda
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_one_launch_for_all_signs_does_what_many_do(dtype: str) -> None:
-    made = torch.Generator().manual_seed(0)
-    shapes = [(300, 70), (5000,), (64, 3, 3, 3), (), (0, 4), (1025, 1025)]
-    start = [torch.randn(s, generator=made).to(getattr(torch, dtype)).cuda() for s in shapes]
-    grads = [torch.randn(s, generator=made).to(getattr(torch, dtype)).cuda() for s in shapes]
-    grads[1][::3] = 0.0
-    results = []
-    for fused in (None, False):
-        params = [p.clone() for p in start]
-        params.append(torch.ones(6, 4, device="cuda", dtype=params[0].dtype).t())  # strided: takes the long way
-        options = {"lr": 0.01, "weight_decay": 0.5, "density": 0.0, "fused": fused}
-        optimizer = Frugal([{"params": params, "project": True}], **options)
-        for _ in range(3):
-            for p, g in zip(params, [*grads, torch.ones_like(params[-1])], strict=True):
-                p.grad = g.clone()
-            optimizer.step()
-        results.append(params)
-    for a, b in zip(*results, strict=True):
-        assert torch.allclose(a, b, rtol=4 * torch.finfo(a.dtype).eps, atol=0.03 * torch.finfo(a.dtype).eps)
