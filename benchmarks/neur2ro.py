@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from robust_problems import FAMILIES, Knapsack, capital, generate, published
+from _robust_problems import FAMILIES, Knapsack, capital, generate, published
 
 from trace_core.nodes.decision import Budget
 from trace_core.optimizers.decision import ExactSolver, Neur2RO

@@ -278,7 +278,7 @@ class LearnedSolver:
             for r in records:
                 groups.setdefault(getattr(r, other).tobytes(), []).append((getattr(r, part).tobytes(), r.value))
             several = [g for g in groups.values() if len({key for key, _ in g}) > 1]
-            if len(several) >= 3 and all(len({value for _, value in g}) == 1 for g in several):
+            if sum(len(g) - 1 for g in several) >= 5 and all(len({value for _, value in g}) == 1 for g in several):
                 warnings.warn(f"the second stage's value did not depend on {name} in any execution", NoDependence, 6)
 
     def _note(self, what: str, total: float) -> None:

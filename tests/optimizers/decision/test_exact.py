@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from robust_problems import FAMILIES, Knapsack, capital, generate, published
+from _robust_problems import FAMILIES, Knapsack, capital, generate, published
 
 from trace_core.nodes.decision import (
     Box,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from robust_problems import generate
+from _robust_problems import generate
 
 import trace_core as tc
 from trace_core.nodes.decision import (
