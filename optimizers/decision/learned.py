@@ -271,7 +271,7 @@ class LearnedSolver:
         return min((self._total(record) for record in self._tried().values()), default=math.inf)
 
     def _warn_of_no_dependence(self) -> None:
-        records = [r for r in self.executions.records if math.isfinite(r.value)]
+        records = self.executions.records
         for part, name in (("x", "the decision"), ("xi", "what comes")):
             other = "xi" if part == "x" else "x"
             groups: dict[bytes, list[tuple[bytes, float]]] = {}
