@@ -1,0 +1,187 @@
+"""Neur2RO: robust decisions as an optimizer, alone or beside others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from trace_core.errors import StateError
+from trace_core.node import Node, unwrap
+from trace_core.nodes.decision.errors import DecisionError, Infeasible, InvalidProblem, ModelMismatch
+from trace_core.optimizers.base import Optimizer, Proposal
+from trace_core.optimizers.decision.exact import EXACT, ExactSolver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from trace_core.feedback import Feedback, FeedbackLike
+    from trace_core.optimizers.decision.learned import LearnedSolver
+    from trace_core.optimizers.decision.problem import RobustProblem
+    from trace_core.optimizers.decision.result import RobustResult
+    from trace_core.trace import Trace
+
+
+class Neur2RO(Optimizer):
+    """The decision whose worst case is best.
+
+    Two modes. Exact, where ``problem.recourse`` is given: column-and-constraint generation, whose bounds are proven.
+    Learned, where only ``problem.second_stage`` is: a network learns it from executions, proposes decisions and their
+    worst scenarios, and these are executed; nothing is proven, and the certificate says so.
+
+    ``solve`` does all of it and sets the decisions. In steps: ``xi = next_scenario()``, run the workflow with the
+    decisions' present values and ``xi``, ``backward(cost)``, ``step()``.
+
+    Args:
+        problem: what is decided, what may come, what reacting costs.
+        seconds: wall time for all rounds.
+        gap: exact mode: relative gap at which a proven decision is good enough.
+        executions: learned mode: how often the second stage may be executed.
+        seed: makes runs equal, except where a time limit ends a search.
+        hidden, members: learned mode: width of the hidden layer and number of networks in the ensemble.
+        records: learned mode: executions of earlier runs, as in ``records()``.
+        on_error, replicates: learned mode: see ``Executions``.
+
+    Source: "Neur2RO: Neural Two-Stage Robust Optimization" (Dumouchelle et al., ICLR 2024), where the network is
+    trained once, beforehand.
+    """
+
+    def __init__(
+        self,
+        problem: RobustProblem,
+        *,
+        seconds: float = 60.0,
+        gap: float = EXACT,
+        executions: int = 1000,
+        seed: int = 0,
+        hidden: int = 16,
+        members: int = 2,
+        records: Iterable[Mapping[str, Any]] = (),
+        on_error: Literal["raise", "infeasible"] = "raise",
+        replicates: int = 1,
+    ) -> None:
+        super().__init__(problem.decisions)
+        if not seconds > 0:
+            raise InvalidProblem("seconds", f"must be positive, got {seconds!r}", value=seconds)
+        if not 0 <= gap < 1:
+            raise InvalidProblem("gap", f"must be from 0 to below 1, got {gap!r}", value=gap)
+        self.problem = problem
+        self._solver: ExactSolver | LearnedSolver
+        self._asked: tuple[Any, Any] | None = None
+        if problem.recourse is not None:
+            self._solver = ExactSolver(problem, problem.recourse, gap=gap, seconds=seconds, seed=seed)
+        else:
+            from trace_core.optimizers.decision.learned import LearnedSolver
+
+            learned = LearnedSolver(
+                problem,
+                executions=executions,
+                seconds=seconds,
+                seed=seed,
+                hidden=hidden,
+                members=members,
+                on_error=on_error,
+                replicates=replicates,
+            )
+            learned.learn(records)
+            self._solver = learned
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self._solver.stop is not None
+
+    def solve(self) -> RobustResult:
+        """All rounds; sets the decisions to the best verified ones.
+
+        Raises NoRobustDecision if every decision fails in some scenario, SolverError if none was found in time,
+        ModelMismatch if ``second_stage`` and ``recourse`` differ, BadOutcome if the second stage gives what is no cost.
+        """
+        while not self.done:
+            self._solver.round()
+        result = self.result()
+        for parameter, value in result.values.items():
+            parameter.update(value)
+        return result
+
+    def result(self) -> RobustResult:
+        """The best verified decision so far."""
+        result = self._solver.result()
+        self._compare(result)
+        return result
+
+    # ---- in steps
+
+    def next_scenario(self) -> Node:
+        """Learned mode: the scenario to execute next, for the decisions' values, which are set to what it belongs to.
+
+        Raises DecisionError at the end (see ``done``), and in exact mode, which executes nothing.
+        """
+        wanted = self._learned().wanted()
+        if wanted is None:
+            raise DecisionError(f"the search has ended ({self._solver.stop}): take result()")
+        x, xi = wanted
+        for parameter, value in self.problem.split(x).items():
+            parameter.update(value)
+        self._asked = (x, xi)
+        return Node(xi.copy(), name=self.problem.uncertainty.name)
+
+    def backward(self, output: Node, feedback: FeedbackLike | Feedback = "") -> Trace:
+        """The second stage's value is that of ``output`` (its cost or revenue, not a score); feedback is kept as words.
+
+        Raises OptimizerError if ``output`` is no node, DecisionError without a ``next_scenario`` before.
+        """
+        trace = super().backward(output, feedback)
+        if self.problem.recourse is None:
+            solver = self._learned()
+            if self._asked is None:
+                raise DecisionError("backward needs a scenario: call next_scenario() and run the workflow on it")
+            (x, xi), self._asked = self._asked, None
+            error = output.value if isinstance(output.value, BaseException) else None
+            impossible = isinstance(error, Infeasible)
+            value = float("inf") if impossible else solver.executions.cost(output, x, xi)
+            solver.executions.count += 1
+            solver.took(solver.executions.add(x, xi, value))
+        return trace
+
+    def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
+        """Exact mode: one round, and the best decision so far. Learned mode: the next one to try, at last the best."""
+        if self.problem.recourse is not None and not self.done:
+            self._solver.round()
+        wanted = None if self.problem.recourse is not None else self._learned().wanted()
+        x = self._solver.x if wanted is None else wanted[0]
+        if x is None:
+            return [Proposal({}, reason="no decision has been verified yet")]
+        last = self._solver.history[-1].what if self._solver.history else "begun"
+        return [Proposal(self.problem.split(x), reason=f"{last}; {self._solver.stop or 'goes on'}")]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Learned mode: the executions as plain data, for ``records=`` of a later run."""
+        return [record.data() for record in self._learned().executions.records]
+
+    def _learned(self) -> LearnedSolver:
+        if isinstance(self._solver, ExactSolver):
+            raise DecisionError("the recourse is given as a MILP: nothing is executed, use solve() or step()")
+        return self._solver
+
+    def _compare(self, result: RobustResult) -> None:
+        """Execute a second stage that is given beside the recourse, where it matters."""
+        stage, function = self.problem.recourse, self.problem.second_stage
+        if stage is None or function is None:
+            return
+        for xi in (result.worst_scenario, self.problem.uncertainty.center):
+            expected = stage(result.x, xi)
+            try:
+                found = float(unwrap(function(*result.values.values(), xi.copy()))[0])
+            except Infeasible as error:
+                raise ModelMismatch("the second stage", result.x, xi, expected, float("inf")) from error
+            if not abs(found - expected) <= EXACT * max(1.0, abs(expected)):
+                raise ModelMismatch("the second stage", result.x, xi, expected, found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data (lists and numbers): what is proven or was executed, and the scenarios collected."""
+        return {"problem": self.problem.fingerprint(), "solver": self._solver.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken. Raises StateError for the state of another problem."""
+        if state.get("problem") != self.problem.fingerprint():
+            raise StateError("this state belongs to another problem: what is proven there need not hold here")
+        self._solver.restore(state["solver"])

@@ -1,0 +1,184 @@
+"""What the network proposes: decisions good against the scenarios collected, and scenarios bad for a decision."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trace_core.errors import ParameterError
+from trace_core.nodes.decision.milp import Model
+from trace_core.nodes.decision.uncertainty import Scenarios
+from trace_core.optimizers.decision.relu import Domain, Embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trace_core.nodes.decision.checks import Array
+    from trace_core.optimizers.decision.problem import RobustProblem
+    from trace_core.optimizers.decision.surrogate import Surrogate
+
+
+class Proposer:
+    """Main and adversarial problems on a surrogate, by MILP and, faster, by local search and ascent.
+
+    Source: section 3 of "Neur2RO" (2024) for the MILPs; there the network is trained once.
+    """
+
+    def __init__(self, problem: RobustProblem, surrogate: Surrogate, generator: np.random.Generator) -> None:
+        self.problem, self.surrogate, self.generator = problem, surrogate, generator
+
+    # ---- decisions
+
+    def predicted(self, rows: Array, scenarios: Sequence[Array]) -> Array:
+        """Worst predicted total of each row of decisions over the scenarios."""
+        worst = np.full(len(rows), -np.inf)
+        for xi in scenarios:
+            worst = np.maximum(worst, self.surrogate.predict(rows, np.broadcast_to(xi, (len(rows), len(xi)))))
+        found: Array = worst + rows @ self.problem.cost + self.problem.constant
+        return found
+
+    def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float) -> Array | None:
+        """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time."""
+        network = self.surrogate.network
+        if network is None:
+            return None
+        problem, model = self.problem, Model(seed=int(self.generator.integers(1 << 30)))
+        x = problem.add_to(model)
+        theta = model.add_columns(1, -math.inf, math.inf, cost=1.0)
+        domain = Domain.box(problem.low, problem.high)
+        for xi in scenarios:
+            matrix, offset = self.surrogate.features.given_xi(xi)
+            for each, limit in ((network, None), (self.surrogate.doubt, 0.0)):
+                if each is None:
+                    continue
+                out = Embedding(model, x, each, matrix, offset, domain).output
+                if limit is None:
+                    model.add_rows([(theta, [1.0]), (out.columns, -out.matrix)], low=out.constant)
+                else:
+                    model.add_rows([(out.columns, out.matrix)], high=limit - out.constant)
+        if problem.binary:
+            for key in taken:
+                one = np.frombuffer(key) > 0.5
+                model.add_rows([(x, np.where(one, -1.0, 1.0))], low=1.0 - np.count_nonzero(one))
+        found = model.solve(seconds=seconds, gap=0.01)
+        return self._repaired(found[x]) if found else None
+
+    def near(self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes]) -> Array | None:
+        """The best decision that a descent over the network finds from ``starts``, none of ``taken``."""
+        best, value = None, math.inf
+        for start in starts:
+            x = start
+            for _ in range(12):
+                rows = self._neighbours(x)
+                totals = self.predicted(rows, scenarios) if len(rows) else np.empty(0)
+                order = np.argsort(totals, kind="stable")
+                free = [k for k in order[:80] if rows[k].tobytes() not in taken]
+                if free and totals[free[0]] < value:
+                    allowed = next((k for k in free if self.problem.allows(rows[k])), None)
+                    if allowed is not None and totals[allowed] < value:
+                        best, value = rows[allowed].copy(), float(totals[allowed])
+                step = next((k for k in order[:80] if self.problem.allows(rows[k])), None)
+                if step is None or totals[step] >= self.predicted(x[None], scenarios)[0] - 1e-12:
+                    break
+                x = rows[step]
+        return best
+
+    def _neighbours(self, x: Array) -> Array:
+        """One entry changed, or two that move against each other; a random part where there are too many."""
+        problem = self.problem
+        if problem.binary:
+            on, off = np.flatnonzero(x > 0.5), np.flatnonzero((x < 0.5) & (problem.high > 0.5))
+            one = np.flatnonzero(problem.high > problem.low)
+            flips = np.repeat(x[None], len(one), axis=0)
+            flips[np.arange(len(one)), one] = 1.0 - x[one]
+            pairs = np.stack(np.meshgrid(on, off, indexing="ij"), axis=-1).reshape(-1, 2)
+            if len(pairs) > 1500:
+                pairs = pairs[self.generator.choice(len(pairs), 1500, replace=False)]
+            swaps = np.repeat(x[None], len(pairs), axis=0)
+            swaps[np.arange(len(pairs)), pairs[:, 0]], swaps[np.arange(len(pairs)), pairs[:, 1]] = 0.0, 1.0
+            return np.concatenate([flips, swaps])
+        count = 40 * len(x)
+        rows = np.repeat(x[None], count, axis=0)
+        entry = self.generator.integers(len(x), size=count)
+        reach = (problem.high - problem.low)[entry] * 10.0 ** self.generator.uniform(-3, 0, count)
+        rows[np.arange(count), entry] += reach * self.generator.choice([-1.0, 1.0], count)
+        rows = np.clip(np.where(problem.integer, np.round(rows), rows), problem.low, problem.high)
+        return rows[(rows != x).any(axis=1)]
+
+    def random(self, count: int) -> list[Array]:
+        """Decisions spread over the allowed ones."""
+        problem, found = self.problem, []
+        for _ in range(count):
+            share = self.generator.uniform(size=problem.size) < self.generator.uniform()
+            x = np.where(share, problem.high, problem.low)
+            if not problem.binary:
+                x = problem.low + self.generator.uniform(size=problem.size) * (problem.high - problem.low)
+            x = np.where(problem.integer, np.round(x), x)
+            found.append(x if problem.allows(x) else self._projected(x))
+        return found
+
+    def _projected(self, x: Array) -> Array:
+        """An allowed decision in a random direction."""
+        model = Model()
+        columns = self.problem.add_to(model)
+        model.set_costs(
+            columns, self.generator.normal(size=len(x)) - 2.0 * (x - (self.problem.low + self.problem.high) / 2)
+        )
+        solution = model.solve(seconds=5.0, gap=0.1)
+        repaired = self._repaired(solution[columns]) if solution else None
+        return self.problem.current() if repaired is None else repaired
+
+    def _repaired(self, x: Array) -> Array | None:
+        try:
+            return self.problem.repaired(x)
+        except ParameterError:
+            return None
+
+    # ---- scenarios
+
+    def worst(self, x: Array, known: Sequence[Array]) -> tuple[Array, float]:
+        """(scenario, prediction) that the network takes for the worst: ascent by the set's own support function.
+
+        Steps lead to corners of the set and stop on the way where that is better (Frank and Wolfe, 1956), so they never
+        leave it.
+        """
+        xi = self.problem.uncertainty
+        if isinstance(xi, Scenarios):
+            starts = xi.vectors
+        else:
+            starts = np.concatenate([np.array([xi.center, *known]), xi.sample(120, self.generator)])
+        values = self._values(x, starts)
+        if isinstance(xi, Scenarios):
+            return starts[int(np.argmax(values))].copy(), float(values.max())
+        best, value = starts[int(np.argmax(values))], float(values.max())
+        for k in np.argsort(-values)[:5]:
+            point, here = starts[k], float(values[k])
+            for _ in range(15):
+                corner = xi.worst(self.surrogate.slopes(x, point[None])[0])[1]
+                trial = point + np.array([1.0, 0.6, 0.3, 0.1, 0.03])[:, None] * (corner - point)
+                found = self._values(x, trial)
+                if found.max() <= here + 1e-9 * self.surrogate.scale:
+                    break
+                point, here = trial[int(np.argmax(found))], float(found.max())
+            if here > value:
+                best, value = point, here
+        return best.copy(), value
+
+    def exact_worst(self, x: Array, seconds: float) -> tuple[Array, float] | None:
+        """The same by MILP; None if nothing is found in time, or without a network."""
+        xi, network = self.problem.uncertainty, self.surrogate.network
+        if network is None or isinstance(xi, Scenarios):
+            return None
+        model = Model(maximise=True)
+        domain = Domain.of(xi)
+        columns = domain.add_to(model)
+        out = Embedding(model, columns, network, *self.surrogate.features.given_x(x), domain).output
+        model.set_costs(out.columns, out.matrix[0])
+        model.offset = float(out.constant[0])
+        found = model.solve(seconds=seconds, gap=0.005)
+        return (np.clip(found[columns], xi.low, xi.high), found.objective) if found else None
+
+    def _values(self, x: Array, points: Array) -> Array:
+        return self.surrogate.predict(np.broadcast_to(x, (len(points), len(x))), points)

@@ -1,0 +1,176 @@
+"""The second stage as a small network, trained on executions: an ensemble on [x, xi, x * xi] with a linear part."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trace_core._lazy import require
+from trace_core.optimizers.decision.relu import ReluNetwork
+
+if TYPE_CHECKING:
+    from trace_core.nodes.decision.checks import Array
+    from trace_core.optimizers.decision.executions import Record
+    from trace_core.optimizers.decision.problem import RobustProblem
+
+_PRODUCTS = 240  # at most so many features of products
+
+
+class Features:
+    """[x, xi, products], all scaled to [-1, 1] by their bounds: affine in x for a given xi, and the other way round.
+
+    Where x and xi have equally many entries, as where each decision has its own uncertainty, products are taken entry
+    by entry; else of all pairs, if there are few.
+    """
+
+    def __init__(self, problem: RobustProblem) -> None:
+        xi = problem.uncertainty
+        self.nx, self.nu = problem.size, xi.size
+        self._middle = ((problem.low + problem.high) / 2, (xi.low + xi.high) / 2)
+        half = ((problem.high - problem.low) / 2, (xi.high - xi.low) / 2)
+        self._half = tuple(np.where(h > 0, h, 1.0) for h in half)
+        if self.nx == self.nu:
+            pairs = [(k, k) for k in range(self.nx)]
+        elif self.nx * self.nu <= _PRODUCTS:
+            pairs = [(i, j) for i in range(self.nx) for j in range(self.nu)]
+        else:
+            pairs = []
+        self._left, self._right = (np.array([pair[k] for pair in pairs], dtype=np.intp) for k in (0, 1))
+        self.count = self.nx + self.nu + len(pairs)
+
+    def __call__(self, x: Array, xi: Array) -> Array:
+        """Rows of features for rows of x and xi."""
+        u, v = (x - self._middle[0]) / self._half[0], (xi - self._middle[1]) / self._half[1]
+        return np.concatenate([u, v, u[:, self._left] * v[:, self._right]], axis=1)
+
+    def given_xi(self, xi: Array) -> tuple[Array, Array]:
+        """(matrix, offset): features are ``matrix @ x + offset``."""
+        v = (xi - self._middle[1]) / self._half[1]
+        return self._affine(
+            self.nx, 0, np.concatenate([np.zeros(self.nx), v, np.zeros(len(self._left))]), v, self._left
+        )
+
+    def given_x(self, x: Array) -> tuple[Array, Array]:
+        """(matrix, offset): features are ``matrix @ xi + offset``."""
+        u = (x - self._middle[0]) / self._half[0]
+        return self._affine(
+            self.nu, 1, np.concatenate([u, np.zeros(self.nu), np.zeros(len(self._left))]), u, self._right
+        )
+
+    def _affine(self, size: int, which: int, fixed: Array, other: Array, own: Any) -> tuple[Array, Array]:
+        matrix = np.zeros((self.count, size))
+        first = 0 if which == 0 else self.nx
+        matrix[first : first + size] = np.eye(size)
+        partner = self._right if which == 0 else self._left
+        matrix[self.nx + self.nu + np.arange(len(own)), own] = other[partner]
+        matrix = matrix / self._half[which]
+        return matrix, fixed - matrix @ self._middle[which]
+
+
+class Surrogate:
+    """An ensemble of small networks for the value, and one more for feasibility once infeasible records are there.
+
+    Args:
+        hidden: width of the one hidden layer of each member.
+        members: how many networks; the mean is the prediction.
+
+    Attributes:
+        network: the ensemble as one network from features to the (minimised) value in its own units.
+        doubt: the same for infeasibility: positive where no reaction is expected; None before there is any case.
+        scale: what one standard deviation of the values is.
+    """
+
+    def __init__(self, problem: RobustProblem, *, hidden: int = 16, members: int = 2, seed: int = 0) -> None:
+        self.features = Features(problem)
+        self.network: ReluNetwork | None = None
+        self.doubt: ReluNetwork | None = None
+        self.scale = 1.0
+        self._value = _Ensemble(self.features.count, hidden, members, seed)
+        self._feasible = _Ensemble(self.features.count, hidden, 1, seed + 1)
+
+    def fit(self, records: list[Record], *, epochs: int, near: Array | None = None, binary: bool = True) -> None:
+        """Train on from where it is. Records near ``near`` count five times."""
+        x, xi = np.array([r.x for r in records]), np.array([r.xi for r in records])
+        features, values = self.features(x, xi), np.array([r.value for r in records])
+        fine = np.isfinite(values)
+        weights = np.ones(len(values))
+        if near is not None and binary:
+            weights[np.abs(x - near).sum(axis=1) <= 2] = 5.0
+        if fine.any():
+            mean, self.scale = (
+                float(values[fine].mean()),
+                float(max(values[fine].std(), 1e-9 * np.abs(values[fine]).max(), 1e-12)),
+            )
+            self._value.fit(features[fine], (values[fine] - mean) / self.scale, weights[fine], epochs)
+            self.network = self._value.merged(self.scale, mean)
+        if not fine.all() and fine.any():
+            balance = np.where(fine, 1.0, max(1.0, fine.sum() / max(1, (~fine).sum())))
+            self._feasible.fit(features, np.where(fine, -1.0, 1.0), balance, epochs)
+            self.doubt = self._feasible.merged(1.0, 0.0)
+
+    def predict(self, x: Array, xi: Array) -> Array:
+        """Values for rows of x and xi; where no reaction is expected, so much more that it is avoided."""
+        if self.network is None:
+            return np.zeros(len(x))
+        features = self.features(x, xi)
+        values: Array = self.network(features)[:, 0]
+        if self.doubt is not None:
+            values = values + 20.0 * self.scale * np.maximum(self.doubt(features)[:, 0], 0.0)
+        return values
+
+    def slopes(self, x: Array, xi: Array) -> Array:
+        """Derivatives of the value by xi at rows of xi, for one x."""
+        if self.network is None:
+            return np.zeros_like(xi)
+        matrix, _ = self.features.given_x(x)
+        found: Array = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi)) @ matrix
+        return found
+
+
+class _Ensemble:
+    """Members trained at once by Adam on all data; each a hidden layer beside a linear part."""
+
+    def __init__(self, inputs: int, hidden: int, members: int, seed: int) -> None:
+        torch = require("torch", extra="torch")
+        self._torch = torch
+        made = torch.Generator().manual_seed(seed)
+
+        def tensor(*shape: int, scale: float) -> Any:
+            return (torch.randn(*shape, generator=made) * scale).requires_grad_()
+
+        self.parameters = [
+            tensor(members, inputs, hidden, scale=1.0 / math.sqrt(inputs)),
+            tensor(members, 1, hidden, scale=0.5),
+            tensor(members, hidden, 1, scale=0.5 / math.sqrt(hidden)),
+            tensor(members, 1, 1, scale=0.1),
+            tensor(members, inputs, 1, scale=0.1 / math.sqrt(inputs)),
+        ]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-2, weight_decay=1e-5)
+
+    def fit(self, features: Array, targets: Array, weights: Array, epochs: int) -> None:
+        torch = self._torch
+        inputs = torch.as_tensor(features, dtype=torch.float32)
+        wanted = torch.as_tensor(targets, dtype=torch.float32)[None, :, None]
+        share = torch.as_tensor(weights / weights.sum(), dtype=torch.float32)[None, :, None]
+        w1, b1, w2, b2, skip = self.parameters
+        with torch.enable_grad():
+            for epoch in range(epochs):
+                self.optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 if epoch < 0.6 * epochs else 0.2)
+                found = torch.relu(inputs @ w1 + b1) @ w2 + b2 + inputs @ skip
+                loss = (
+                    share * torch.nn.functional.smooth_l1_loss(found, wanted.expand_as(found), reduction="none")
+                ).sum()
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+
+    def merged(self, scale: float, mean: float) -> ReluNetwork:
+        """The mean of the members as one network, in the units of the values."""
+        w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self.parameters)
+        members, inputs, hidden = w1.shape
+        first = w1.transpose(0, 2, 1).reshape(members * hidden, inputs)
+        last = w2.reshape(1, members * hidden) / members * scale
+        layers = [(first, b1.reshape(-1)), (last, np.array([b2.mean() * scale + mean]))]
+        return ReluNetwork(layers, skip.mean(axis=0).T * scale)
