@@ -162,11 +162,13 @@ class LearnedSolver:
         return True
 
     def _spread(self, count: int) -> Plan:
-        """A first design: decisions of all densities, each with what is expected or a random scenario or two."""
+        """A first design: decisions of all densities, each with what is expected, a scenario shared, one of its own."""
         xi = self.problem.uncertainty
+        shared, turn = xi.sample(4, self._generator), 0
         while count > 0:
             x = self._proposer.random(1)[0]
-            for scenario in [xi.center, *xi.sample(2, self._generator)][: min(3, count)]:
+            turn += 1
+            for scenario in [xi.center, shared[turn % 4], *xi.sample(1, self._generator)][: min(3, count)]:
                 count -= 1
                 if self.executions.known(x, scenario) is None:
                     yield x, scenario
@@ -278,7 +280,8 @@ class LearnedSolver:
             for r in records:
                 groups.setdefault(getattr(r, other).tobytes(), []).append((getattr(r, part).tobytes(), r.value))
             several = [g for g in groups.values() if len({key for key, _ in g}) > 1]
-            if sum(len(g) - 1 for g in several) >= 5 and all(len({value for _, value in g}) == 1 for g in several):
+            enough = len(several) >= 2 and sum(len(g) - 1 for g in several) >= 4
+            if enough and all(len({value for _, value in g}) == 1 for g in several):
                 warnings.warn(f"the second stage's value did not depend on {name} in any execution", NoDependence, 6)
 
     def _note(self, what: str, total: float) -> None:
