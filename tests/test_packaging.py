@@ -104,6 +104,7 @@ def test_metadata(wheel_venv: WheelVenv) -> None:
         "otel",
         "all",
         "dev",
+        "bench",
     }
     assert (info / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
