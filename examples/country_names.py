@@ -98,7 +98,7 @@ class CountryNames(tc.Module):
     def votes(self, text: str) -> list[str]:
         """The marks that are in the name, with their language."""
         name = f" {text.lower()} "
-        return [f"{mark} = {label}" for label in LABELS for mark in self.marks[label].value if mark.lower() in name]
+        return [f"{m} = {x}" for x in LABELS for m in dict.fromkeys(self.marks[x].value) if m.lower() in name]
 
     @tc.bundle
     def choose(self, votes: list[str]) -> str:
@@ -114,8 +114,10 @@ class CountryNames(tc.Module):
     def _scores(self, votes: list[str]) -> Any:
         torch = require("torch", extra="torch")
         pairs = [vote.rpartition(" = ") for vote in votes]
-        scores = self.head.value[[_row(""), *(_row(mark) for mark, _, _ in pairs)]].sum(0)
-        return scores + torch.tensor([float(sum(said == label for _, _, said in pairs)) for label in LABELS])
+        rows = sorted({_row(""), *(_row(mark) for mark, _, _ in pairs)})
+        return self.head.value[rows].sum(0) + torch.tensor(
+            [float(sum(said == x for _, _, said in pairs)) for x in LABELS]
+        )
 
 
 def _row(mark: str) -> int:
@@ -160,7 +162,7 @@ def make_optimizer(
     return Mixed.by_kind(
         workflow,
         llm=Part(partial(OptoPrime, llm=llm, seed=seed, **{**OPTIMIZER, **options}), every=every, budget=proposals),
-        tensor=partial(torch.optim.Adam, lr=0.1),
+        tensor=partial(torch.optim.Adam, lr=0.05),
         frozen=frozen[setting],
     )
 
@@ -190,7 +192,7 @@ def train(
 
 
 def run(
-    setting: str, seed: int, llm: LLM | str, *, proposals: int = 12, every: int = 10, **options: Any
+    setting: str, seed: int, llm: LLM | str, *, proposals: int = 6, every: int = 20, **options: Any
 ) -> tuple[float, list[Event], CountryNames]:
     """(held-out accuracy, what happened, what was learned) in a setting; ``options`` go to OptoPrime.
 
@@ -214,8 +216,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--llm", default="local", help="model, as everywhere in the library")
-    parser.add_argument("--proposals", type=int, default=12, help="of the model, in each run")
-    parser.add_argument("--every", type=int, default=10, help="numeric steps for each proposal of the model")
+    parser.add_argument("--proposals", type=int, default=6, help="of the model, in each run")
+    parser.add_argument("--every", type=int, default=20, help="numeric steps for each proposal of the model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--log", action="store_true", help="print what happened to each proposal")
