@@ -194,8 +194,8 @@ def pendulum_rows(quick: bool) -> Iterator[Row]:
         if make is None:
             env = gymnasium.make("Pendulum-v1")
             returns = [rollout(env, expert, 10_000_000 + 1000 * s + turn)[1] for s in seeds for turn in range(5)]
-            yield Row("pendulum, 25 episodes", label, {"error": 0.0, "return": mean(returns)})
+            yield Row(f"pendulum, {ROUNDS} episodes", label, {"error": 0.0, "return": mean(returns)})
             continue
         runs = [pendulum_run(seed, make) for seed in seeds]
         result = {key: mean(run[key] for run in runs) for key in ("error", "return")}
-        yield Row("pendulum, 25 episodes", label, result, ROUNDS, None, mean(run["cpu"] for run in runs))
+        yield Row(f"pendulum, {ROUNDS} episodes", label, result, ROUNDS, None, mean(run["cpu"] for run in runs))
