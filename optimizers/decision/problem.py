@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trace_core.nodes.decision.milp import Columns, Model
+    from trace_core.parameter import Parameter
 
 
 class RobustProblem:
@@ -80,9 +81,10 @@ class RobustProblem:
         """Whether every entry of x is 0 or 1: then single decisions can be cut off."""
         return bool((self.integer & (self.low >= 0) & (self.high <= 1)).all())
 
-    def split(self, x: Array) -> dict[DecisionParameter, Any]:
+    def split(self, x: Array) -> dict[Parameter, Any]:
         """The decisions' own values, checked. Raises ParameterError if one is not allowed."""
-        values, first = {}, 0
+        values: dict[Parameter, Any] = {}
+        first = 0
         for each in self.decisions:
             values[each] = each.check(x[first : first + each.size])
             first += each.size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from trace_core.nodes.decision.checks import Array
-    from trace_core.nodes.decision.parameter import DecisionParameter
+    from trace_core.parameter import Parameter
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RobustResult:
     """
 
     x: Array
-    values: dict[DecisionParameter, Any]
+    values: dict[Parameter, Any]
     worst_case: float
     worst_scenario: Array
     certificate: Certificate
