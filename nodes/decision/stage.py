@@ -158,7 +158,7 @@ class FixedStage:
             raise SolverError("a recourse problem", solution.status)
         values = solution[y]
         values = np.where(self.stage.integer, np.round(values), values)
-        return min(float(solution.bound), float(cost_y @ values)) + float(cost_x @ self.x), values
+        return float(min(solution.bound, float(cost_y @ values)) + cost_x @ self.x), values
 
     def _trusted(self, reaction: Callable[[Array, Array], Any], xi: Array) -> tuple[float, Array | None]:
         stage, given = self.stage, reaction(self.x.copy(), xi.copy())

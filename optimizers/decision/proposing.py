@@ -105,8 +105,8 @@ class Proposer:
         reach = (problem.high - problem.low)[entry] * 10.0 ** self.generator.uniform(-3, 0, count)
         rows[np.arange(count), entry] += reach * self.generator.choice([-1.0, 1.0], count)
         rows = np.clip(np.where(problem.integer, np.round(rows), rows), problem.low, problem.high)
-        moved: Array = rows[(rows != x).any(axis=1)]
-        return moved
+        changed: Array = rows[(rows != x).any(axis=1)]
+        return changed
 
     def random(self, count: int) -> list[Array]:
         """Decisions spread over the allowed ones."""
