@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from trace_core._values import is_tensor
 from trace_core.node import unwrap
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import InvalidProblem
 
 if TYPE_CHECKING:

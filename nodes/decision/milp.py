@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from trace_core._lazy import require
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import InvalidProblem, SolverError
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from trace_core.errors import ParameterError
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, Mask, array, count, number, ordered, spread
 from trace_core.nodes.decision.errors import DecisionError, InfeasibleFirstStage, InvalidProblem
 from trace_core.nodes.decision.milp import Model

@@ -6,8 +6,7 @@ import math
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, array, spread
 from trace_core.nodes.decision.errors import InvalidProblem, SolverError
 from trace_core.nodes.decision.milp import Model

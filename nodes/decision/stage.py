@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, array, mask, ordered, spread
 from trace_core.nodes.decision.errors import Infeasible, InvalidProblem, SolverError
 from trace_core.nodes.decision.milp import Model

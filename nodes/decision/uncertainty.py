@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, array, count, number, ordered, spread
 from trace_core.nodes.decision.errors import InvalidProblem
 

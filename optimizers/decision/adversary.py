@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import InvalidProblem
 from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios, UncertaintySet

@@ -6,9 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trace_core.errors import ParameterError
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import DecisionError, ModelMismatch, SolverError
 from trace_core.optimizers.decision.adversary import Attack, adversary_for
 from trace_core.optimizers.decision.main_problem import MainProblem

@@ -7,11 +7,10 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from trace_core._values import is_tensor
 from trace_core.context import using
 from trace_core.node import Node, unwrap
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import BadOutcome, Infeasible, InvalidProblem, NoisySecondStage
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import BudgetTooSmall, NoDependence, SolverError
 from trace_core.optimizers.decision.executions import Executions, Record
 from trace_core.optimizers.decision.proposing import Proposer

@@ -6,8 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import SolverError
 from trace_core.nodes.decision.milp import Model
 from trace_core.optimizers.decision.adversary import Attack

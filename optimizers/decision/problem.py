@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from trace_core.errors import ParameterError
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, array
 from trace_core.nodes.decision.errors import InvalidProblem
 from trace_core.nodes.decision.parameter import DecisionParameter

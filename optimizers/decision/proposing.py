@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from trace_core.errors import ParameterError
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios
 from trace_core.optimizers.decision.relu import Domain, Embedding

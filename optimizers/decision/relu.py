@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, array
 from trace_core.nodes.decision.errors import DecisionError, InvalidProblem
 from trace_core.nodes.decision.milp import Model

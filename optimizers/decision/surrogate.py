@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trace_core._lazy import require
+from trace_core.nodes.decision._numpy import np
 from trace_core.optimizers.decision.relu import ReluNetwork
 
 if TYPE_CHECKING:
