@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _ATTACKS = 8  # executions at most on one decision in one go
 _SCENARIOS = 6  # that the main problem looks at
+_IDLE = 3  # rounds without an execution, then something random is executed
 
 
 class LearnedSolver:
@@ -136,8 +137,9 @@ class LearnedSolver:
     def _planned(self) -> Plan:
         yield from self._spread(int(0.35 * self.budget) - len(self.executions.records))
         self._warn_of_no_dependence()
-        tried = 0
+        tried = idle = 0
         while True:
+            begun = self._used
             late = self._used > 0.9 * self.budget
             if not tried or len(self.executions.records) >= self._fitted + 6:
                 self._fit(30 if tried else 300)
@@ -146,10 +148,11 @@ class LearnedSolver:
             if x is not None:
                 yield from self._attack(x)
             if (late or x is None or tried % 4 == 0) and (best := self._incumbent()) is not None:
-                before = self._used
                 yield from self._attack(best, again=True)
-                if x is None and self._used == before and (yield from self._refresh()):
-                    return
+            # A round may execute nothing: what it proposes is known already, or there is no incumbent to attack.
+            idle = idle + 1 if self._used == begun else 0
+            if (idle >= _IDLE or (idle and x is None)) and (yield from self._refresh()):
+                return
 
     def _refresh(self) -> Generator[tuple[Array, Array], Record, bool]:
         """Nothing new is proposed: execute something random. True if there is nothing left at all."""
