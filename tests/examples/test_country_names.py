@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from typing import Any
 
 import pytest
 
+import trace_core as tc
 from trace_core.integrations.llm import ScriptedLLM
 
 pytest.importorskip("torch").set_num_threads(1)
@@ -16,19 +18,20 @@ pytest.importorskip("babel")
 from trace_core.examples import country_names  # noqa: E402
 
 _SHOWN = re.compile(r"feedback: score \d: (.+?): \w+, but it is (\w+)")
-_CURRENT = re.compile(r'# Current value\nrules = (?:""")?(.*?)(?:""")?\n# Examples', re.DOTALL)
+_CURRENT = re.compile(r"# Current value\nmarks_(\w+) = (.*)\n")
 
 
-def adds_rules(messages: list[Any]) -> str:
-    """Adds a rule for the special letters, else the ending, of each misjudged name in the prompt; knows no more."""
+def adds_marks(messages: list[Any]) -> str:
+    """Adds special letters, else the ending, of the misjudged names of the language asked about; knows no more."""
     prompt = messages[-1]["content"]
-    rules = country_names.read_rules(_CURRENT.search(prompt)[1])  # type: ignore[index]
-    for text, language in _SHOWN.findall(prompt):
+    language, now = _CURRENT.search(prompt).groups()  # type: ignore[union-attr]
+    marks = ast.literal_eval(now)
+    for text in [text for text, right in _SHOWN.findall(prompt) if right == language]:
         special = [letter for letter in text.lower() if letter.isalpha() and not letter.isascii()]
-        for mark in special or [text.lower()[-2:]]:
-            rules.setdefault(mark, language)
-    lines = [f"{mark} = {language}" for mark, language in list(rules.items())[-30:]]
-    return json.dumps({"reasoning": "more marks", "rules": "\n".join(lines)}, ensure_ascii=False)
+        marks = list(dict.fromkeys([*(special or [text.lower()[-2:]]), *marks]))[:8]
+    while len(marks) < 4:  # the answer must have four
+        marks.append("qwxyz"[: len(marks) + 2])
+    return json.dumps({"reasoning": "more marks", f"marks_{language}": marks}, ensure_ascii=False)
 
 
 def test_no_country_is_in_two_parts() -> None:
@@ -40,26 +43,28 @@ def test_no_country_is_in_two_parts() -> None:
     assert [len(part) for part in parts[:2]] == [*country_names.SIZES]
 
 
-def test_the_model_is_shown_the_rules_the_names_and_the_training() -> None:
-    llm = ScriptedLLM(adds_rules)
+def test_the_model_is_shown_the_marks_the_names_and_the_training() -> None:
+    llm = ScriptedLLM(adds_marks)
     events = country_names.run("both", 0, llm, proposals=2, every=4)[1]
     assert events
     prompts = "\n".join(call.prompt for call in llm.calls)
-    for shown in ("ß = German", "votes('", "but it is", "Adam, steps 1 to 4; loss"):
+    for shown in ("marks_German = []", "votes('", "but it is", "Adam, steps 1 to 4; loss"):
         assert shown in prompts
 
 
-def test_rules_are_read_leniently() -> None:
-    text = 'ß = German, "ñ": Spanish; ł = Polish\nthe rest = unknown'
-    assert country_names.read_rules(text) == {"ß": "German", "ñ": "Spanish", "ł": "Polish"}
-    assert not country_names.has_rules("no rule")
+def test_marks_are_checked() -> None:
+    marks = country_names.CountryNames().marks["German"]
+    for wrong in (["ß"] * 9, ["straßen"], [""], "ß"):
+        with pytest.raises(tc.ParameterError, match="up to 8 marks"):
+            marks.update(wrong)
 
 
 @pytest.mark.slow
 def test_both_reach_what_neither_does_alone() -> None:
     scores = {}
     for setting in country_names.SETTINGS:
-        llm = ScriptedLLM(adds_rules)
-        scores[setting], events, _ = country_names.run(setting, 0, llm, examples=12, max_prompt_tokens=4000)
+        shown = {"examples": 12, "max_prompt_tokens": 4000}
+        llm = ScriptedLLM(adds_marks)
+        scores[setting], events, _ = country_names.run(setting, 0, llm, proposals=12, every=10, **shown)
         assert any(event.kind == "kept" for event in events) == (setting != "numeric")
     assert scores["both"] > max(scores["llm"], scores["numeric"]) + 0.03
