@@ -155,7 +155,7 @@ class ExactSolver:
             self.main.add(attack.xi)
         settled = first + attack.lower > self.best or attack.upper - attack.lower <= self._slack() / 4
         if self.problem.binary and (settled or math.isinf(attack.lower)):
-            self._check_reaction(x, attack.xi)  # what is cut off must be proven to be no better
+            check_reaction(self.main.stage, x, attack.xi)  # what is cut off must be proven to be no better
             self.main.exclude(x)
         elif again and known and solved and self._precision <= _FINEST:
             self.stop = "stalled"
@@ -252,15 +252,6 @@ class ExactSolver:
         best = sign * self.best if math.isfinite(self.best) else None
         self.history.append(Round(bound, best, what, self.elapsed))
 
-    def _check_reaction(self, x: Array, xi: Array) -> None:
-        """A user's own solver against the MILP solver where it matters. Raises ModelMismatch."""
-        if self.main.stage.reaction is None:
-            return
-        fixed = self.main.stage.fixed(x)
-        ours, theirs = fixed.solved(xi)[0], fixed.best(xi)[0]
-        if abs(ours - theirs) > EXACT * max(1.0, abs(ours)):
-            raise ModelMismatch("the reaction given to MilpStage", x, xi, ours, theirs)
-
     # ---- going on later
 
     def state(self) -> dict[str, Any]:
@@ -291,7 +282,7 @@ class ExactSolver:
         """The incumbent. Raises SolverError if there is none yet."""
         if self.x is None or self.xi is None:
             raise SolverError("no decision has been verified yet", "running")
-        self._check_reaction(self.x, self.xi)
+        check_reaction(self.main.stage, self.x, self.xi)
         sign, ends = self.problem.sign, (self.bound, self.best)
         gap = self._relative_gap()
         lower, upper = (sign * ends[0], sign * ends[1]) if sign > 0 else (-ends[1], -ends[0])
@@ -306,3 +297,13 @@ class ExactSolver:
             seconds=self.elapsed,
             history=list(self.history),
         )
+
+
+def check_reaction(stage: MilpStage, x: Array, xi: Array) -> None:
+    """A user's own solver against the MILP solver where it matters. Raises ModelMismatch."""
+    if stage.reaction is None:
+        return
+    fixed = stage.fixed(x)
+    ours, theirs = fixed.solved(xi)[0], fixed.best(xi)[0]
+    if abs(ours - theirs) > EXACT * max(1.0, abs(ours)):
+        raise ModelMismatch("the reaction given to MilpStage", x, xi, ours, theirs)
