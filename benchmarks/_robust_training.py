@@ -52,7 +52,7 @@ def relaxed_decision(knapsack: Knapsack) -> Any:
 
 
 def decisions(knapsack: Knapsack, rng: Any) -> list[Any]:
-    """Of all densities; greedy ones under random prices of the capacity; roundings of the relaxed one, and near them."""
+    """Of all densities; greedy ones under random prices of the capacity; roundings of the relaxed one."""
     n = knapsack.n
     found = [(rng.uniform(size=n) < rng.uniform(0.1, 0.9)).astype(float) for _ in range(2)]
     for _ in range(4):

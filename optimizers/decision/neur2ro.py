@@ -167,7 +167,7 @@ class Neur2RO(Optimizer):
         return [Proposal(self.problem.split(x), reason=f"{last}; {self._solver.stop or 'goes on'}")]
 
     def records(self) -> list[dict[str, Any]]:
-        """Where executions are made: these as plain data, for ``records=`` of a later run, or to train a set network."""
+        """Executions, where any are made, as plain data: for ``records=`` of a later run, or to train a set network."""
         if isinstance(self._solver, ExactSolver):
             raise DecisionError("the recourse is given as a MILP: nothing is executed, use solve() or step()")
         return [record.data() for record in self._solver.executions.records]

@@ -145,8 +145,8 @@ class Embedding:
         matrix, offset: the network's inputs are ``matrix @ v + offset``; what is fixed is folded in there.
         domain: where v may lie.
         tighten: bounds of deeper layers by linear programs, not only by intervals.
-        pushed_down: the model only ever gains from smaller outputs; a convex network then needs no binaries: each neuron
-            is at least its two pieces.
+        pushed_down: the model only ever gains from smaller outputs; a convex network then needs no binaries: each
+            neuron is at least its two pieces.
 
     Attributes:
         output: the network's outputs.

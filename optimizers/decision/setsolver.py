@@ -82,7 +82,7 @@ class SetSolver:
         self._seen: dict[bytes, float] = {}  # verified decisions, with the worst that is known of each
         self._errors: list[float] = []
         self._turn = self._idle = 0
-        self._seed, self._clock, self._spent = seed, clock, 0.0
+        self._seed, self._clock, self._spent, self._began = seed, clock, 0.0, 0.0
 
     def run(self) -> RobustResult:
         """Rounds until the time is up or nothing new is proposed. Raises SolverError, BadOutcome."""
@@ -92,11 +92,16 @@ class SetSolver:
 
     def round(self) -> None:
         """One decision proposed and verified; sets ``stop`` when there is nothing more to do."""
-        began = self._clock()
+        self._began = self._clock()
         try:
             self._round(self.seconds - self._spent)
         finally:
-            self._spent += self._clock() - began
+            self._spent, self._began = self.elapsed, 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent in rounds."""
+        return self._spent + (self._clock() - self._began if self._began else 0.0)
 
     def _round(self, left: float) -> None:
         if not self._turn:
@@ -112,7 +117,7 @@ class SetSolver:
                 self.stop = "exhausted"
             return
         self._idle = 0
-        self._verify(x, left)
+        self._verify(x, self.seconds - self.elapsed)
 
     def _proposal(self, left: float) -> Array | None:
         """By the main problem at first and now and then, else by local search from the best decisions."""
@@ -147,7 +152,7 @@ class SetSolver:
                 sign * self.bound if math.isfinite(self.bound) else None,
                 sign * self.best if math.isfinite(self.best) else None,
                 f"decision verified, worst case {sign * (first + attack.lower):g}",
-                self._spent,
+                self.elapsed,
                 self.executions.count,
             )
         )
@@ -225,7 +230,7 @@ class SetSolver:
 
 
 class ExecutedAdversary:
-    """Executes the scenarios that the network and the past take for the worst. Proves nothing: ``upper`` is ``lower``."""
+    """Executes what the network and the past take for the worst scenarios. Proves nothing: ``upper`` is ``lower``."""
 
     _TRIED = 6  # scenarios for a decision that stands all of them
 
@@ -286,7 +291,7 @@ def _check(problem: RobustProblem, network: InstanceNetwork) -> None:
     if network.strangeness > _STRANGE:
         warnings.warn(
             f"{100 * network.strangeness:.0f} % of the items' features lie outside of the range that the network was "
-            "trained on: are they made in the same way? Its proposals may be poor; worst cases are verified all the same",
+            "trained on: are they made in the same way? Its proposals may be poor; what it proposes is verified",
             StrangeInstance,
             stacklevel=4,
         )

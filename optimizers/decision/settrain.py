@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,9 +90,9 @@ def train_set_network(
         embedding: length of the mean over items. hidden: neurons behind it; each costs a binary in a model.
         encoder: width of the two layers from features to coefficients; costs nothing in a model.
         batch: instances in a step.
-        convex: whether costs are made convex (revenues concave) in the mean. They are where reactions are continuous, and
-            nearly so where there are many whole ones; the main problem then has no binaries but its own. False for second
-            stages of another form.
+        convex: whether costs are made convex (revenues concave) in the mean. They are where reactions are continuous,
+            and nearly so where there are many whole ones; the main problem then has no binaries but its own. False for
+            second stages of another form.
 
     Deterministic for a seed on one machine. Raises InvalidProblem, MissingExtra without torch.
     """
@@ -114,7 +115,7 @@ def train_set_network(
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         sizes = (items.shape[1], encoder, encoder, TERMS * embedding)
-        linear = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        linear = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         parts = [part for layer in linear for part in (layer, torch.nn.ReLU())][:-1]
         encode = torch.nn.Sequential(*parts)
         value = torch.nn.Sequential(torch.nn.Linear(embedding, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 1))
