@@ -1,7 +1,8 @@
 """One network for second stages of any size: per-item nets, their mean, and a small network behind it.
 
 The value of a second stage in which every item i has features f_i, an entry x_i of the decision and an entry xi_i of
-what comes is learned as ``V(x, xi) = unit * value(mean over i of [ c(f_i) + a(f_i) x_i + b(f_i) xi_i + d(f_i) x_i xi_i ])``.
+what comes is learned as
+``V(x, xi) = unit * value(mean over i of [ c(f_i) + a(f_i) x_i + b(f_i) xi_i + d(f_i) x_i xi_i ])``.
 The coefficients are a network of the features, so for a given instance they are constants; what is left for a model is
 one affine map, of x for a given xi and of xi for a given x, and the few neurons of ``value``. For binary x that is no
 loss: any per-item network of (x_i, f_i) is affine in x_i.
