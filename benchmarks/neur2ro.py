@@ -8,10 +8,10 @@
     python benchmarks/neur2ro.py --quick       every part on few instances
     python benchmarks/neur2ro.py --train       the network of (b) and (e), made anew
 
-One thread in each of `--jobs` processes. Budgets and times are CPU seconds, so that a loaded machine does not change the
-table; where a budget ends inside the solver, whose limit is wall time, less CPU time was used. RE is the relative error
-100 (best known - worst case) / best known, the worst case evaluated exactly; negative where the answer is better than
-the best known.
+One thread in each of `--jobs` processes. Budgets and times are CPU seconds, so that a loaded machine does not change
+the table; where a budget ends inside the solver, whose limit is wall time, less CPU time was used. RE is the relative
+error 100 (best known - worst case) / best known, the worst case evaluated exactly; negative where the answer is better
+than the best known.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class ExactSolver:
         self.stop: str | None = None
         self.history: list[Round] = []
         self._seen: dict[bytes, Attack] = {}
-        self._precision, self._finest = 5e-4, gap / 4 if gap > EXACT else _FINEST  # of the main problem
+        self._precision = 5e-3 if stage.uncertain_rows else 5e-4  # of the main problem, at first
+        self._finest = gap / 4 if gap > EXACT else _FINEST
         self._generator = np.random.default_rng(seed)
         self._wide, self._radius = False, 4  # whether the last round looked everywhere; how far the others look
         self._clock, self._spent, self._began = clock, 0.0, 0.0
@@ -98,7 +99,7 @@ class ExactSolver:
         return self.seconds - self.elapsed
 
     def _round(self) -> None:
-        if self._left() <= 0:
+        if self._left() <= (0 if self.x is None else min(0.5, 0.05 * self.seconds)):  # a solve may run over by so much
             if self.x is None:
                 raise SolverError(f"no decision was found within {self.seconds:g} seconds", "limit")
             self.stop = "time"
@@ -159,7 +160,10 @@ class ExactSolver:
             self.main.exclude(x)
         elif again and known and solved and self._precision <= _FINEST:
             self.stop = "stalled"
-        self._precision = max(min(self._precision / 3, self._relative_gap() / 5), self._finest)
+        if self.main.stage.uncertain_rows:  # many rounds, dear ones: no finer than what is still open
+            self._precision = max(min(self._precision, self._relative_gap() / 5), self._finest)
+        else:
+            self._precision = max(min(self._precision / 3, self._relative_gap() / 5), self._finest)
 
     def _take(self, x: Array, total: float, attack: Attack) -> bool:
         """Make a decision the incumbent if its proven worst case is better."""
@@ -206,7 +210,7 @@ class ExactSolver:
         seen = self._seen.get(x.tobytes())
         if seen is not None and seen.upper - seen.lower <= self._slack():
             return seen
-        deadline = time.monotonic() + max(self._left(), 1.0)
+        deadline = time.monotonic() + max(self._left(), 1.0 if self.x is None else 0.1)
         enough = self.best - first
         if (
             math.isinf(enough)
