@@ -10,8 +10,8 @@ from _robust_learned import CAPS, middle
 LINES = (
     ("exact 0.01", "exact, decision within 1 %", "#1f5fa8", ""),
     ("learned 0.01", "learned, decision within 1 %", "#c2410c", ""),
-    ("exact 0.001", "exact, within 0.1 %", "#1f5fa8", "6 4"),
-    ("learned 0.001", "learned, within 0.1 %", "#c2410c", "6 4"),
+    ("exact first", "exact, first verified", "#1f5fa8", "6 4"),
+    ("learned first", "learned, first verified", "#c2410c", "6 4"),
     ("proven", "exact, proven within 1 %", "#6b7280", "2 3"),
 )
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720, 400, 60, 20, 210, 50
