@@ -12,6 +12,7 @@ from trace_core.errors import ExecutionError, FeedbackError, RunnerError, TraceC
 from trace_core.feedback import Feedback
 from trace_core.node import Node
 from trace_core.optimizers.base import OptimizerError
+from trace_core.optimizers.llm.failing import Outages
 from trace_core.optimizers.llm.memory import score_of
 from trace_core.trace import Trace
 
@@ -95,9 +96,12 @@ def evaluate(
     example)`` returns anything ``Feedback.of`` takes, with a score.
 
     Raises MetricError for feedback without a finite score and a metric that raises, WorkflowError if the workflow
-    returns no node or raises something else than an ExecutionError; errors of this library pass as they are.
+    returns no node or raises something else than an ExecutionError; errors of this library pass as they are. So do
+    failures of a language model inside the workflow that say nothing of the parameters: a wrong key, a server that is
+    away.
     """
     from trace_core.integrations.llm.errors import Fatal
+    from trace_core.optimizers.llm.failing import is_no_result
     from trace_core.tracebacks import describe
 
     where = "" if index is None else f" on example {index}"
@@ -105,8 +109,8 @@ def evaluate(
     try:
         output = workflow(example)
     except ExecutionError as error:
-        if isinstance(error, Fatal | RunnerError):
-            raise  # no proposal can mend a wrong key or a broken sandbox, and no optimizer should see it
+        if isinstance(error, Fatal | RunnerError) or is_no_result(error):
+            raise  # no proposal can mend a wrong key, a broken sandbox or an outage, and no optimizer should see it
         feedback = Feedback(text=str(error), score=failure_score, example=index)
         return Trace.of(error.node, feedback), failure_score
     except TraceCoreError:
@@ -151,6 +155,7 @@ def optimize(
     patience: int | None = None,
     failure_score: float = 0.0,
     perfect: float | None = 1.0,
+    max_outages: int = 3,
     on_event: Callable[[Event], None] | None = None,
 ) -> Result:
     """Improve the optimizer's parameters for the workflow.
@@ -174,11 +179,14 @@ def optimize(
         failure_score: score of an output that is an error.
         perfect: a minibatch whose scores all reach this is skipped, a validation score that does ends the run; None for
             neither.
+        max_outages: the run ends when the language model could not be had so many times in a row, each time after its
+            retries: for proposals, or on an example, which is run again until then.
         on_event: called with every Event, in this thread.
 
     A KeyboardInterrupt ends the run with the best so far in the Result (``stopped == "interrupted"``); so does an error
-    that no proposal can mend: one that the language model's gateway calls fatal, a RunnerError of the place where
-    proposed code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
+    that no proposal can mend: one that the language model's gateway calls fatal (``Unavailable`` after
+    ``max_outages``), a WaitTooLong of a server that asks for a long pause, a RunnerError of the place where proposed code
+    runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
     ``error``). Raises OptimizerError for an empty train set, and what ``evaluate`` raises on the validation examples
     before the first step.
     """
@@ -194,6 +202,7 @@ def optimize(
         seed,
         failure_score,
         perfect,
+        max_outages,
         on_event,
     )
     return run.go(steps, proposals, seconds, patience)
@@ -213,6 +222,7 @@ class _Run:
         seed: int,
         failure_score: float,
         perfect: float | None,
+        max_outages: int,
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self.workflow, self.metric, self.train, self.validation = workflow, metric, train, validation
@@ -224,12 +234,13 @@ class _Run:
         self.queue: list[int] = []
         self.known: dict[int, float] = {}  # training example -> its last score under the current values
         self.step = 0
+        self.outages = Outages(max_outages)
         self.improved = 0  # the step of the last improvement
 
     def go(self, steps: int, proposals: int, seconds: float | None, patience: int | None) -> Result:
         began = time.monotonic()
         result = self.result
-        from trace_core.integrations.llm.errors import Fatal
+        from trace_core.integrations.llm.errors import Fatal, WaitTooLong
 
         try:
             result.start_score = result.score = self._mean(self.validation, "validation")
@@ -248,7 +259,7 @@ class _Run:
                 result.steps = self.step
         except KeyboardInterrupt:
             result.stopped = "interrupted"
-        except (Fatal, RunnerError, MetricError, WorkflowError) as error:
+        except (Fatal, WaitTooLong, RunnerError, MetricError, WorkflowError) as error:
             if math.isnan(result.start_score) and isinstance(error, MetricError | WorkflowError):
                 raise
             result.stopped, result.error = "error", error
@@ -267,7 +278,9 @@ class _Run:
         for proposal in self.optimizer.proposals(traces, proposals):
             if not proposal:
                 self._say("rejected", proposal=proposal, note=proposal.reason or "no usable answer")
+                self.outages.count("proposal", proposal.error)
                 continue
+            self.outages.count("proposal", None)
             self._say("proposed", proposal=proposal)
             with using(proposal.values):
                 after = self._run_batch(batch)[1]
@@ -325,7 +338,16 @@ class _Run:
         return sum(scores) / len(scores)
 
     def _evaluate(self, example: Any, index: Any) -> tuple[Trace, float]:
-        trace, score = evaluate(self.workflow, self.metric, example, index, self.failure_score)
+        from trace_core.integrations.llm.errors import Transient
+
+        while True:
+            try:
+                trace, score = evaluate(self.workflow, self.metric, example, index, self.failure_score)
+            except Transient as error:
+                self.outages.count("example", error)
+            else:
+                self.outages.count("example", None)
+                break
         if trace.error is not None:
             first = trace.error.splitlines()[0]
             self.result.failures[first] = self.result.failures.get(first, 0) + 1

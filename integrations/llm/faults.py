@@ -54,6 +54,11 @@ def _until(date: str) -> float:
         return float("nan")
 
 
+def says_no_credit(text: str) -> bool:
+    """Whether a message holds one of the codes for an account without credit."""
+    return any(code in text.lower() for code in _NO_CREDIT)
+
+
 def classify(
     status: int | None, body: object, *, message: str = "", retry_after: float | None = None
 ) -> errors.LLMError:
