@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from trace_core.integrations.accounting import accounted
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.conversation import Dialogue, checked_messages, converse
 from trace_core.integrations.llm.loop import shared_loop
@@ -59,9 +60,10 @@ def around_attempts(layer: Layer) -> Iterator[None]:
 class GatewayLLM:
     """An LLM made of a backend and layers around it. Thread-safe. Satisfies the ``LLM`` protocol.
 
-    One call passes, from outside in: total deadline, the conversation (schema, repair), ``around_call`` layers,
-    retries, ``around_attempt`` layers, attempt time-out, backend. A cache or a recorder belongs around the call, a
-    rate limit or a meter around the attempt. The first layer of a list is the outermost.
+    One call passes, from outside in: total deadline, the conversation (schema, repair), ``around_call`` layers, the
+    accounts of the run (ledger and budget), retries, ``around_attempt`` layers, attempt time-out, backend. A cache or a
+    recorder belongs around the call, a rate limit or a meter around the attempt. The first layer of a list is the
+    outermost.
 
     Args:
         backend: the provider's wire format.
@@ -93,7 +95,8 @@ class GatewayLLM:
         self._deadline = deadline
         self._attempt_timeout = attempt_timeout
         send: Send = self._attempt
-        for layer in [*around_call, retrying(retry or RetryPolicy()), *around_attempt][::-1]:
+        accounts = accounted(backend.model, free=self.is_local)
+        for layer in [*around_call, accounts, retrying(retry or RetryPolicy()), *around_attempt][::-1]:
             send = layer(send)
         self._send_one = send
         self._one_sample_only = False
