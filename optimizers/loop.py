@@ -185,8 +185,8 @@ def optimize(
 
     A KeyboardInterrupt ends the run with the best so far in the Result (``stopped == "interrupted"``); so does an error
     that no proposal can mend: one that the language model's gateway calls fatal (``Unavailable`` after
-    ``max_outages``), a WaitTooLong of a server that asks for a long pause, a RunnerError of the place where proposed code
-    runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
+    ``max_outages``), a WaitTooLong of a server that asks for a long pause, a RunnerError of the place where proposed
+    code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
     ``error``). Raises OptimizerError for an empty train set, and what ``evaluate`` raises on the validation examples
     before the first step.
     """

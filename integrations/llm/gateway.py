@@ -48,7 +48,7 @@ _callers_layers: ContextVar[tuple[Layer, ...]] = ContextVar("trace_core_llm_laye
 def around_attempts(layer: Layer) -> Iterator[None]:
     """Put ``layer`` around each request that calls in this context send, retries included, inside layers given before.
 
-    Wrappers that must see single requests (limits) use it; it reaches every GatewayLLM (``sends_requests``) beneath them.
+    Wrappers that must see single requests use it; it reaches every GatewayLLM (``sends_requests``) beneath them.
     """
     token = _callers_layers.set((*_callers_layers.get(), layer))
     try:

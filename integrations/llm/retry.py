@@ -81,8 +81,8 @@ def retrying(policy: RetryPolicy) -> Layer:
                 if asked is None or asked <= policy.max_wait:
                     raise
                 too_long = WaitTooLong(
-                    f"{error.args[0]}; the server asks to wait {asked:.0f} s, more than max_wait={policy.max_wait:.0f} s: "
-                    "go on later, or raise RetryPolicy(max_wait=...)",
+                    f"{error.args[0]}; the server asks to wait {asked:.0f} s, more than max_wait={policy.max_wait:.0f} "
+                    "s: go on later, or raise RetryPolicy(max_wait=...)",
                     status=error.status,
                     retry_after=asked,
                 )

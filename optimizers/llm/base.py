@@ -6,6 +6,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trace_core.integrations.llm.cache import rollout
 from trace_core.integrations.llm.errors import Fatal, LLMError, Unusable
 from trace_core.optimizers.base import Dropped, Optimizer, OptimizerError, Proposal
 from trace_core.optimizers.llm.answer import AnswerModels, check_one, to_values
@@ -248,14 +249,15 @@ class LLMOptimizer(Optimizer):
         seed = None if self.seed is None else self.seed + self.requests
         self.requests += 1
         self.prompt_size = form + size_of(messages, self.count)
-        return self.llm.complete(
-            messages,  # type: ignore[arg-type]
-            schema=schema,
-            temperature=self.temperature,
-            seed=seed,
-            max_tokens=self.max_answer_tokens,
-            repair=False,
-        )
+        with rollout(f"request {self.requests}"):  # a cache must not answer several equal questions with one proposal
+            return self.llm.complete(
+                messages,  # type: ignore[arg-type]
+                schema=schema,
+                temperature=self.temperature,
+                seed=seed,
+                max_tokens=self.max_answer_tokens,
+                repair=False,
+            )
 
     def style(self, names: Mapping[Parameter, str]) -> str:
         """The form of the answer: ``json``; with ``focus=1``, ``one`` (JSON, for the parameter's kind) or ``fence``."""

@@ -80,8 +80,8 @@ class Outages:
         self.in_a_row[what] = self.in_a_row.get(what, 0) + 1
         if self.in_a_row[what] >= self.limit:
             raise Unavailable(
-                f"no {what} could be had from the language model {self.limit} times in a row, so the run stops; the best "
-                f"so far is kept. The last error: {type(error).__name__}: {error}",
+                f"no {what} could be had from the language model {self.limit} times in a row, so the run stops; the "
+                f"best so far is kept. The last error: {type(error).__name__}: {error}",
                 status=error.status,
             ) from error
 
