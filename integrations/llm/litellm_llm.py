@@ -19,7 +19,7 @@ from trace_core.integrations.llm.litellm_wire import receive, watched_client
 from trace_core.integrations.llm.loop import in_daemon_thread
 from trace_core.integrations.llm.prices import Prices, cost_of, find_price
 from trace_core.integrations.llm.protocol import Answer, Contract, Layer, Request, Usage
-from trace_core.integrations.llm.secrets import Secret, scrub
+from trace_core.integrations.llm.secrets import Secret, scrub, scrub_bytes
 from trace_core.integrations.llm.strict_schema import contract_of
 from trace_core.integrations.llm.wire import MAX_BODY, read_answer, read_body
 
@@ -128,7 +128,7 @@ class LiteLLMBackend:
         if received.overlong:
             raise errors.Malformed(f"the answer is longer than {received.limit} bytes: the rest was not read")
         if received.raw is not None:
-            answer = read_answer(read_body(received.raw), request)
+            answer = read_answer(read_body(scrub_bytes(received.raw, self._secrets)), request)
             return replace(answer, cost=cost_of(self.model, answer.usage, self._prices))
         raise fault
 

@@ -19,7 +19,7 @@ from trace_core.integrations.llm.faults import from_client_error, is_connection_
 from trace_core.integrations.llm.gateway import GatewayLLM
 from trace_core.integrations.llm.prices import Prices, cost_of
 from trace_core.integrations.llm.protocol import Answer, Contract, Layer, Request
-from trace_core.integrations.llm.secrets import Secret, scrub
+from trace_core.integrations.llm.secrets import Secret, scrub, scrub_bytes
 from trace_core.integrations.llm.strict_schema import Dialect, contract_of
 from trace_core.integrations.llm.wire import MAX_BODY, read_answer, read_body
 
@@ -153,7 +153,7 @@ class OpenAIBackend:
                 raise
             fault = errors.Transient(self._clean(f"the connection was lost: {type(error).__name__}: {error}"))
         else:
-            answer = read_answer(read_body(raw), request)
+            answer = read_answer(read_body(scrub_bytes(raw, self._secrets)), request)
             return answer if self._prices is None else replace(answer, cost=self._cost(answer))
         raise fault
 

@@ -11,6 +11,7 @@ from trace_core.integrations.llm.errors import (
     LLMError,
     Refused,
     Transient,
+    Truncated,
     Unavailable,
     Unusable,
     WaitTooLong,
@@ -45,7 +46,7 @@ def failed(error: LLMError) -> Proposal:
 
 def is_outage(error: LLMError) -> bool:
     """Whether the model could not be had at all; an answer that is refused, cut or of no use is not that."""
-    if isinstance(error, Refused | ContextTooLong):
+    if isinstance(error, Refused | ContextTooLong | Truncated):
         return False
     return not (isinstance(error, Unusable) and error.completion is not None)
 
