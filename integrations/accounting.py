@@ -82,15 +82,16 @@ def account(*, run: Run | None = None, budget: Budget | None = None, price: Pric
 
 
 @contextlib.contextmanager
-def place(role: str, scope: str) -> Iterator[None]:
-    """Say what is going on: ``workflow``, ``optimizer`` or ``judge``, and where in the run."""
+def place(role: str, scope: str) -> Iterator[Account | None]:
+    """Say what is going on: ``workflow``, ``optimizer`` or ``judge``, and where in the run. Gives what is in force."""
     outer = _current.get()
     if outer is None:
-        yield
+        yield None
         return
-    token = _current.set(Account(outer.run, outer.budget, outer.price, role, scope, outer.closed))
+    inner = Account(outer.run, outer.budget, outer.price, role, scope, outer.closed)
+    token = _current.set(inner)
     try:
-        yield
+        yield inner
     finally:
         _current.reset(token)
 
@@ -99,7 +100,10 @@ def place(role: str, scope: str) -> Iterator[None]:
 def role(name: str) -> Iterator[None]:
     """Another role at the same place."""
     outer = _current.get()
-    with place(name, outer.scope if outer is not None else ""):
+    if outer is None:
+        yield
+        return
+    with place(name, outer.scope):
         yield
 
 

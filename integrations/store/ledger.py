@@ -224,7 +224,8 @@ class Ledger:
         self.write(
             "INSERT INTO calls (key, run, role, model, request_hash, state, estimate_usd, estimate_tokens, began) "
             "VALUES (?, ?, ?, ?, ?, 'begun', ?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET state = 'begun', began = excluded.began",
+            "ON CONFLICT (key) DO UPDATE SET state = 'begun', began = excluded.began, tries = tries + 1, "
+            "lost = lost + (state = 'begun'), usd = NULL, tokens = NULL, error = NULL",
             (key, run, role, model, request_hash, estimate.usd, estimate.tokens, time.time()),
         )
         return None
@@ -252,13 +253,16 @@ class Ledger:
         )
 
     def spent(self, run: str) -> dict[str, Cost]:
-        """What the calls of a run took, by role. A call that was not finished counts with its estimate.
+        """What the calls of a run took, by role. Where nobody saw the end of a call, it counts with its estimate.
 
         Evaluated examples are under the role ``workflow``.
         """
+        usd, tokens = (
+            f"coalesce({what}, estimate_{what}) + CASE WHEN lost THEN lost * estimate_{what} ELSE 0 END"
+            for what in ("usd", "tokens")
+        )
         rows = self.query(
-            "SELECT role, CASE WHEN count(*) = count(coalesce(usd, estimate_usd)) "
-            "THEN sum(coalesce(usd, estimate_usd)) END, sum(coalesce(tokens, estimate_tokens)), count(*) "
+            f"SELECT role, CASE WHEN count(*) = count({usd}) THEN sum({usd}) END, sum({tokens}), sum(tries) "
             "FROM calls WHERE run = ? GROUP BY role",
             (run,),
         )

@@ -255,6 +255,18 @@ class Run:
             )
             self.ledger.write("UPDATE runs SET updated = ?, seconds = ? WHERE id = ?", (time.time(), seconds, self.id))
 
+    def trim(self, step: int, events: int, candidates: int) -> None:
+        """Drop what an earlier, unfinished try of a step has written beyond what its repetition did."""
+        self.ledger.write(
+            "DELETE FROM events WHERE run = ? AND (step > ? OR (step = ? AND number >= ?))",
+            (self.id, step, step, events),
+        )
+        keep = [f"{step}.{number}" for number in range(candidates)]
+        self.ledger.write(
+            f"DELETE FROM candidates WHERE run = ? AND step >= ? AND id NOT IN ({','.join('?' * len(keep))})",
+            (self.id, max(1, step), *keep),
+        )
+
     def last_step(self) -> StepRow | None:
         """The last committed step; None before the first."""
         rows = self.ledger.query(

@@ -50,8 +50,14 @@ def _first(connection: sqlite3.Connection) -> None:
     _script(connection, _FIRST)
 
 
+def _second(connection: sqlite3.Connection) -> None:
+    """How often a call was begun, and how often nobody saw its end: what it took then is part of the bill."""
+    connection.execute("ALTER TABLE calls ADD COLUMN tries INTEGER NOT NULL DEFAULT 1")
+    connection.execute("ALTER TABLE calls ADD COLUMN lost INTEGER NOT NULL DEFAULT 0")
+
+
 #: What makes version n + 1 of version n, in order. Append, never change: files of every earlier version are out there.
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first]
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first, _second]
 VERSION = len(MIGRATIONS)
 
 

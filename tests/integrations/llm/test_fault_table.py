@@ -196,7 +196,7 @@ def test_a_run(name: str, ask: Ask) -> None:
 
 
 def test_an_outage_that_passes_is_survived(ask: Ask) -> None:
-    llm, server = ask(Row("away for a while", [*named("503").acts * 6, GOOD], None, 7))
+    llm, _ = ask(Row("away for a while", [*named("503").acts * 6, GOOD], None, 7))
     result = run(llm, steps=3)
     assert (result.stopped, result.steps) == ("steps", 3)
     assert [event.kind for event in result.history].count("gated") == 2
