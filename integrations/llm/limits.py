@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trace_core.integrations.llm.wrapping import Clock
 
 WINDOW = 60.0
+_ENOUGH = 10  # requests in the window from which a limit is learned
 _SLOWER, _FASTER = 0.5, 1.25
 _UNLIMITED_AFTER = 100.0  # a learned limit that has grown so many times is none any more
 
@@ -108,7 +109,10 @@ class RateLimiter:
             if slot.at < self._changed:
                 return  # it was under way before the limits were lowered
             if self.requests_per_minute is None and self._learned is None:
-                self._learned = self._first_learned = max(1.0, sum(s.at > now - WINDOW for s in self._slots))
+                recent = sum(s.at > now - WINDOW for s in self._slots)
+                if recent < _ENOUGH:  # so few tell nothing of a rate
+                    return
+                self._learned = self._first_learned = float(recent)
             self._share = max(0.01, self._share * _SLOWER)
             self._changed = now
 

@@ -6,12 +6,15 @@ import json
 import socket
 import struct
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from llm_raw_server import Received, chat, fault, http, payload
 
 from trace_core.integrations.llm import errors
 
+OPENAI = int(version("openai").partition(".")[0])
+CLIENTS = ["openai", "litellm"] if OPENAI == 2 else ["openai"]  # litellm does not take openai 3
 VALUE = "yes"
 PROPOSAL = json.dumps({"reasoning": "it is better", "word": VALUE})
 KEYLESS = json.dumps({"reasoning": "it is better", "word": "a\ud800b\0c"})

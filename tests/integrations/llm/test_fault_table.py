@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import pytest
-from fault_rows import GOOD, IDS, ROWS, VALUE, Row
-from llm_raw_server import ASK, CANARY, RawServer
+from fault_rows import GOOD, IDS, OPENAI, ROWS, VALUE, Row
+from llm_raw_server import ASK, RawServer
 
 import trace_core as tc
-from trace_core.integrations.llm import LLM, LiteLLM, OpenAILLM, RetryPolicy, errors
+from trace_core.integrations.llm import LLM, errors
 from trace_core.optimizers import OptoPrime, optimize
 from trace_core.optimizers.loop import Result
 
-OPENAI = int(version("openai").partition(".")[0])
-CLIENTS = ["openai", "litellm"] if OPENAI == 2 else ["openai"]  # litellm does not take openai 3
 LONG = "say something else, and say it shortly; " * 300  # a prompt with something to leave out
-Ask: TypeAlias = Callable[..., tuple[LLM, RawServer]]
-
-
-@pytest.fixture(params=CLIENTS)
-def ask(request: pytest.FixtureRequest, serve: Callable[..., RawServer], no_waiting: RetryPolicy) -> Ask:
-    """ask(row) gives a model that gets this row's answers, and its server."""
-
-    def make(row: Row) -> tuple[LLM, RawServer]:
-        server = serve(*row.acts)
-        options: dict[str, Any] = {"api_key": CANARY, "base_url": server.url, "retry": no_waiting, **row.options}
-        kind = LiteLLM if request.param == "litellm" else OpenAILLM
-        return kind("openai/gpt-4.1-mini" if kind is LiteLLM else "some-model", **options), server
-
-    return make
+Ask: TypeAlias = Callable[[Row], tuple[LLM, RawServer]]
 
 
 def named(name: str) -> Row:
