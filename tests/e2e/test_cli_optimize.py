@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -55,6 +56,7 @@ class Provider:
         self.requests: list[dict[str, Any]] = []
         self.answers: list[str] = []
         self.answer: Callable[[dict[str, Any]], str] | None = None  # instead of the list
+        self.status = 200
         self.hold: threading.Event | None = None
         self.waiting = threading.Event()
         provider = self
@@ -81,7 +83,9 @@ class Provider:
                         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
                     }
                 ).encode()
-                self.send_response(200)
+                if provider.status != 200:
+                    data = json.dumps({"error": {"message": f"no, and your key is {KEY}"}}).encode()
+                self.send_response(provider.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -294,6 +298,39 @@ def test_a_missing_key_is_named(project: Path) -> None:
     assert done.returncode == 2
     assert "OPENAI_API_KEY" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_refused_key_ends_the_run_at_the_first_call(project: Path, provider: Provider) -> None:
+    provider.status = 401
+    done = run(project, provider, *ORDINARY, "--steps", "9", "--out", "result")
+    assert done.returncode == 2
+    assert "the key was refused" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(provider.requests) == 1
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Hi"}
+    kept = "".join(path.read_text() for path in (project / "result").iterdir() if path.suffix in (".json", ".html"))
+    assert KEY not in done.stdout + done.stderr + kept
+
+
+@pytest.mark.slow
+def test_a_provider_that_is_not_there_ends_the_run(project: Path) -> None:
+    """Not with empty proposals and exit code 0."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    done = subprocess.run(
+        command(*ORDINARY, "--steps", "9", "--out", "result"),
+        cwd=project,
+        env={**environment(None), "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "3 times in a row" in done.stderr
+    assert "connection failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Hi"}
 
 
 def test_ctrl_c_ends_with_the_best_so_far(project: Path, provider: Provider) -> None:
