@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from trace_core.cli import main
 from trace_core.examples import review_ratings
+from trace_core.integrations.llm import RetryPolicy, gateway
 
 WORKFLOW = '''
 import trace_core as tc
@@ -312,24 +314,28 @@ def test_a_refused_key_ends_the_run_at_the_first_call(project: Path, provider: P
     assert KEY not in done.stdout + done.stderr + kept
 
 
-@pytest.mark.slow
-def test_a_provider_that_is_not_there_ends_the_run(project: Path) -> None:
-    """Not with empty proposals and exit code 0."""
+def test_a_provider_that_is_not_there_ends_the_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with empty proposals and exit code 0. In this process, so that the retries need not wait."""
+
+    async def at_once(seconds: float) -> None:
+        return
+
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    done = subprocess.run(
-        command(*ORDINARY, "--steps", "9", "--out", "result"),
-        cwd=project,
-        env={**environment(None), "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "3 times in a row" in done.stderr
-    assert "connection failed" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(gateway, "RetryPolicy", lambda: RetryPolicy(sleep=at_once))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    monkeypatch.chdir(project)
+    arguments = replaced(workflow="mine.py:Greeter", metric="mine.py:politeness")
+    monkeypatch.setattr(sys, "argv", ["trace-core", *arguments, "--steps", "9", "--out", "result"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "3 times in a row" in said
+    assert "connection failed" in said
     assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Hi"}
 
 
