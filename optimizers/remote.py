@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from trace_core._codec import Lossy, decode, encode
-from trace_core._target import Workflow, find_parameters, load_object
+from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core.context import using
 from trace_core.errors import RunnerError, TraceCoreError
 from trace_core.integrations.accounting import no_calls
@@ -58,6 +58,10 @@ class ImportedMetric:
 
     def __init__(self, spec: str) -> None:
         self.target: Any = load_object(spec, "metric")
+        if not callable(self.target):
+            raise CliError(
+                f"metric {spec!r} must be a function metric(output, example), got {type(self.target).__name__}"
+            )
         self.spec = spec
 
     def __call__(self, output: Any, example: Any) -> Any:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from trace_core.integrations.store.errors import RunNotFound as RunNotFound
     from trace_core.integrations.store.errors import SchemaTooNew as SchemaTooNew
     from trace_core.integrations.store.errors import StoreError as StoreError
+    from trace_core.integrations.store.interrupts import Interrupted as Interrupted
+    from trace_core.integrations.store.interrupts import interruptible as interruptible
     from trace_core.integrations.store.ledger import CallRow as CallRow
     from trace_core.integrations.store.ledger import Ledger as Ledger
     from trace_core.integrations.store.run import CandidateRow as CandidateRow
@@ -36,6 +38,7 @@ _HOME = {
         "StoreError",
     ),
     "drift": ("fingerprint",),
+    "interrupts": ("Interrupted", "interruptible"),
     "ledger": ("CallRow", "Ledger"),
     "run": ("CandidateRow", "EvaluationRow", "EventRow", "Run", "RunRow", "StepRow", "all_runs"),
 }
