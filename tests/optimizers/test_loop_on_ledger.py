@@ -16,7 +16,8 @@ from trace_core.integrations.llm import ScriptedLLM
 from trace_core.integrations.llm.errors import AuthenticationFailed, Refused, Transient
 from trace_core.integrations.store import Ledger, LedgerFull, Run, fingerprint
 from trace_core.nodes import LLMCall
-from trace_core.optimizers import Mixed, OptoPrime, Part, Result, TorchOptimizer, optimize
+from trace_core.nodes.tensor import TensorParameter
+from trace_core.optimizers import Mixed, OptoPrime, Result, TorchOptimizer, optimize
 from trace_core.optimizers.estimate import estimate
 from trace_core.optimizers.loop import Event
 
@@ -208,10 +209,14 @@ class Fit(tc.Module):
 
     def __init__(self) -> None:
         self.word = tc.node("a", trainable=True)
-        self.weight = tc.TensorParameter(torch.zeros(3, 3))
+        self.weight = TensorParameter(torch.zeros(3, 3))
 
     def forward(self, x: Any) -> tc.Node:
-        return (self.weight.sum() - float(x)) * 1.0
+        return (self.weight.sum() - self.length(self.word)) - float(x)
+
+    @tc.bundle
+    def length(self, word: str) -> float:
+        return float(len(word))
 
 
 @pytest.mark.parametrize("kind", ["torch", "mixed"])
@@ -223,10 +228,7 @@ def test_numeric_optimizers_resume_bit_for_bit(ledger: Ledger, kind: str) -> Non
         if kind == "torch":
             return adam
         words = OptoPrime([workflow.word], ScriptedLLM(json.dumps({"reasoning": "r", "word": "b"})))
-        return Mixed(workflow, [Part("words", words), Part("numbers", adam)])
-
-    def metric(output: Any, x: Any) -> Any:
-        return -(float(output.detach()) ** 2) / 100, "closer to zero", {"gradient": 2 * output.detach()}
+        return Mixed({"words": words, "numbers": adam})
 
     ends = []
     for stops in ([6], [2, 4, 6]):
