@@ -162,7 +162,8 @@ def run_task(
     console.print(f"best values: {settings.out / 'best.json'}", soft_wrap=True, highlight=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
     if run is not None:
-        again = "" if run.row().status == "done" else f"; go on with: trace-core resume {run.id}"
+        ended = result.stopped not in ("interrupted", "error", "budget")
+        again = "" if ended else f"; go on with: trace-core resume {run.id}"
         console.print(f"run: {run.id} in {run.ledger.path}{again}", soft_wrap=True, highlight=False, markup=False)
     if result.error is not None:
         raise result.error

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from trace_core.cli import main
+
 CHILD = Path(__file__).with_name("ledger_child.py")
 KEY = "sk-canary-77c1d0"
 WORKFLOW = """
@@ -227,3 +229,108 @@ def test_ten_kills_each_resumed_change_nothing_and_repeat_at_most_one_call_each(
         assert KEY.encode() not in (killed / "runs" / "ledger.sqlite").read_bytes()
     finally:
         provider.close()
+
+
+def test_a_polite_kill_marks_the_run_and_a_second_writer_is_refused(project: Path, provider: Provider) -> None:
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        if len(provider.bodies) == 8:
+            waiting.set()
+            go_on.wait(60)
+
+    provider.hold = hold
+    process = start(project, provider, *OPTIMIZE)
+    try:
+        assert waiting.wait(60)
+        code, _, err = run_beside(project, provider, *OPTIMIZE)
+        assert code == 2
+        assert f"being written to by process {process.pid}" in err
+        assert "Traceback" not in err
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        go_on.set()
+    assert process.returncode == 0, err
+    assert "trace-core resume Writer-1" in out
+    with ledger(project) as connection:
+        assert connection.execute("SELECT status, stopped FROM runs").fetchall() == [("interrupted", "interrupted")]
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def run_beside(folder: Path, provider: Provider, *arguments: str) -> tuple[int, str, str]:
+    first = provider.process
+    try:
+        return run(folder, provider, *arguments)
+    finally:
+        provider.process = first
+
+
+def test_a_budget_drift_forks_and_the_commands_that_look(
+    project: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, through the command's own entry point."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def command(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["trace-core", *arguments])
+        sys.modules.pop("mine", None)
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    code, out = command(*OPTIMIZE, "--dry-run")
+    assert code == 0
+    assert "at most" in out
+    assert not provider.bodies
+    assert not (project / "runs").exists()
+
+    code, out = command(*OPTIMIZE, "--calls", "15")
+    assert code == 0, out
+    assert "budget" in out
+    assert "15 of 15 calls spent" in out
+    assert len(provider.bodies) == 15
+    assert "trace-core resume Writer-1" in out
+
+    (project / "mine.py").write_text(WORKFLOW + "\nMORE = 1\n")
+    code, out = command("resume", "Writer", "--calls", "100")
+    assert code == 2
+    assert "code of the workflow" in out
+    assert "fork" in out
+    assert len(provider.bodies) == 15
+    code, out = command("resume", "latest", "--calls", "100", "--steps", "3", "--on-drift", "fork")
+    assert code == 0, out
+    (project / "mine.py").write_text(WORKFLOW)
+
+    code, out = command("runs")
+    assert "Writer-1" in out
+    assert "done (budget)" in out
+    assert "Writer-2" in out
+    code, out = command("runs", "--json")
+    assert [json.loads(line)["parent"] for line in out.splitlines()] == [None, "Writer-1"]
+    code, out = command("show", "Writer-2")
+    assert "forked from Writer-1" in out
+    assert "optimizer:" in out
+    assert "* " in out
+    code, out = command("best", "Writer-2")
+    assert json.loads(out) == json.loads((project / "result" / "best.json").read_text())["values"]
+    code, out = command("best", "Writer-2", "--diff")
+    assert "-Hi" in out.replace("- Hi", "-Hi")
+    code, out = command("export", "Writer-1", "--out", "all.jsonl")
+    kinds = [json.loads(line)["kind"] for line in (project / "all.jsonl").read_text().splitlines()]
+    assert {"run", "step", "candidate", "evaluation", "event", "call"} == set(kinds)
+    assert kinds.count("call") == 15
+    assert KEY not in (project / "all.jsonl").read_text()
+    code, out = command("show", "nothing")
+    assert code == 2
+    assert "it has: Writer-1, Writer-2" in out
+    code, out = command("runs", "--store", "nowhere.sqlite")
+    assert code == 2
+    assert "no ledger nowhere.sqlite" in out
