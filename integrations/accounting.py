@@ -165,7 +165,7 @@ def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | 
         return None
     if here.budget is not None and here.budget.limits_answers and request.max_tokens is None:
         request = replace(request, max_tokens=ANSWER_TOKENS)
-    return Entry(here, request, model, _estimate(request, model, usd, here.price or listed_price))
+    return Entry(here, request, model, estimate_of(request, model, usd, here.price or listed_price))
 
 
 class Entry:
@@ -271,7 +271,8 @@ def hash_of(data: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _estimate(request: Request, model: str, usd: float | None, price: PriceOf) -> Cost:
+def estimate_of(request: Request, model: str, usd: float | None, price: PriceOf) -> Cost:
+    """What ``request`` may take at most."""
     prompt = sum(_PER_MESSAGE + estimate_tokens(message["content"]) for message in request.messages)
     if request.contract is not None:
         prompt += estimate_tokens(json.dumps(request.contract.schema, default=str))
