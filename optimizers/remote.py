@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trace_core._codec import Lossy, decode, encode
@@ -98,9 +98,7 @@ def order(
     return workflow.spec, workflow._by_name, metric.spec, data, failure_score, closed
 
 
-@cache
-def _loaded(workflow: str, by_name: bool, metric: str, example: str) -> tuple[Workflow, Any, dict[str, Parameter]]:
-    first = decode(json.loads(example))
+def _loaded(workflow: str, by_name: bool, metric: str, first: Any) -> tuple[Workflow, Any, dict[str, Parameter]]:
     call = Workflow(load_object(workflow, "workflow"), [first])
     call._by_name = by_name
     names = Optimizer(find_parameters(call, first)).names
@@ -115,11 +113,12 @@ def rollout(workflow: str, by_name: bool, metric: str, data: str, failure_score:
     values, example, index = decode(json.loads(data))
     key = (workflow, by_name, metric)
     try:
-        if key not in _tasks:
-            _tasks[key] = _loaded(workflow, by_name, metric, json.dumps(encode(example, exact=True)))
-        call, score, parameters = _tasks[key]
-        with no_calls(_NO_CALLS) if closed else using({}), using({parameters[name]: v for name, v in values.items()}):
-            trace, result = evaluate(call, score, example, index, failure_score)
+        with no_calls(_NO_CALLS) if closed else nullcontext():
+            if key not in _tasks:
+                _tasks[key] = _loaded(workflow, by_name, metric, example)
+            call, score, parameters = _tasks[key]
+            with using({parameters[name]: value for name, value in values.items()}):
+                trace, result = evaluate(call, score, example, index, failure_score)
     except TraceCoreError as error:
         kind = next((name for name, known in _PASSED.items() if isinstance(error, known)), "OptimizerError")
         return {"failed": kind, "message": str(error)}

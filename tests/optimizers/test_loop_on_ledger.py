@@ -99,6 +99,26 @@ def test_a_run_stopped_at_any_moment_goes_on_as_if_it_had_not_been(ledger: Ledge
     assert facts(again) == facts(expected)
 
 
+@pytest.mark.parametrize("at", [12, 14, 17, 20])
+def test_what_was_evaluated_of_other_values_is_not_used(ledger: Ledger, at: int) -> None:
+    """A step is done again and its proposal is another one this time: its scores must not be those of the first."""
+    seen = 0
+
+    def stop(event: Event) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            raise KeyboardInterrupt
+
+    def other() -> ScriptedLLM:
+        return ScriptedLLM([json.dumps({"reasoning": "r", "offset": value}) for value in (2, 3)], model="other")
+
+    run, fresh = new(ledger), new(ledger)
+    go(run, by_seed([1]), steps=2, on_event=stop)
+    assert facts(go(run, other(), steps=2)) == facts(go(fresh, other(), steps=2))
+    assert rows(run) == rows(fresh)
+
+
 def test_more_steps_may_be_asked_of_a_run_that_is_done(ledger: Ledger) -> None:
     whole, parts = new(ledger), new(ledger)
     expected = go(whole, by_seed(PROPOSED))
