@@ -165,7 +165,7 @@ def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | 
         return None
     if here.budget is not None and here.budget.limits_answers and request.max_tokens is None:
         request = replace(request, max_tokens=ANSWER_TOKENS)
-    return Entry(here, request, model, estimate_of(request, model, usd, here.price or _listed_price))
+    return Entry(here, request, model, estimate_of(request, model, usd, here.price or listed_price))
 
 
 class Entry:
@@ -235,6 +235,21 @@ class Entry:
             self._reservation.settle(cost)
 
 
+def recall(what: str) -> str | None:
+    """An answer that this run has kept with ``keep``; None outside of a run."""
+    here = _current.get()
+    if here is None or here.run is None:
+        return None
+    return here.run.ledger.get_response(f"{here.run.id}/{what}")
+
+
+def keep(what: str, answer: str) -> None:
+    """Keep an answer for the whole run, so that it is not asked for again after a kill. Outside of a run: nothing."""
+    here = _current.get()
+    if here is not None and here.run is not None:
+        here.run.ledger.put_response(f"{here.run.id}/{what}", answer)
+
+
 def request_hash(request: Request, model: str) -> str:
     """A short hash of everything that decides what is asked."""
     contract = request.contract
@@ -247,6 +262,11 @@ def request_hash(request: Request, model: str) -> str:
         request.max_tokens,
         None if contract is None else [contract.name, contract.schema, contract.strict],
     ]
+    return hash_of(data)
+
+
+def hash_of(data: Any) -> str:
+    """A short hash of plain data."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -262,7 +282,8 @@ def estimate_of(request: Request, model: str, usd: float | None, price: PriceOf)
     return Cost(usd, prompt + answer, 1)
 
 
-def _listed_price(model: str) -> tuple[float, float] | None:
+def listed_price(model: str) -> tuple[float, float] | None:
+    """Dollars for each prompt token and each completion token of a model, as far as the library knows its price."""
     from importlib.util import find_spec
 
     if find_spec("trace_core.integrations.llm.prices") is None:

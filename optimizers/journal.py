@@ -30,6 +30,7 @@ class Journal:
         self._names = names
         self._by_name = {name: parameter for parameter, name in names.items()}
         self._events = 0
+        self._parent = SEED
 
     # ---- while it goes
 
@@ -69,9 +70,7 @@ class Journal:
             CandidateRow(candidate, event.step, (self._parent,), status, event.score, proposal.reason, detail, values)
         )
 
-    _parent = SEED
-
-    def begin(self, loop: _Run) -> None:
+    def begin(self) -> None:
         """Write the values that the run begins with."""
         from trace_core.integrations.store import CandidateRow
 

@@ -246,7 +246,7 @@ class _Run:
             if before is not None:
                 self.before = before
                 return
-            self.journal.begin(self)
+            self.journal.begin()
         self.result.start_score = self.result.score = self._mean(SEED)
         self._say("start", score=self.result.score)
         self._checkpoint()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trace_core._codec import Lossy, decode, encode
-from trace_core._target import Workflow, find_parameters, load_object
+from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core.context import using
 from trace_core.errors import RunnerError, TraceCoreError
 from trace_core.integrations.accounting import no_calls
@@ -59,6 +59,10 @@ class ImportedMetric:
 
     def __init__(self, spec: str) -> None:
         self.target: Any = load_object(spec, "metric")
+        if not callable(self.target):
+            raise CliError(
+                f"metric {spec!r} must be a function metric(output, example), got {type(self.target).__name__}"
+            )
         self.spec = spec
 
     def __call__(self, output: Any, example: Any) -> Any:
@@ -97,9 +101,7 @@ def order(
     return workflow.spec, workflow._by_name, metric.spec, data, failure_score, closed
 
 
-@cache
-def _loaded(workflow: str, by_name: bool, metric: str, example: str) -> tuple[Workflow, Any, dict[str, Parameter]]:
-    first = decode(json.loads(example))
+def _loaded(workflow: str, by_name: bool, metric: str, first: Any) -> tuple[Workflow, Any, dict[str, Parameter]]:
     call = Workflow(load_object(workflow, "workflow"), [first])
     call._by_name = by_name
     names = Optimizer(find_parameters(call, first)).names
@@ -114,11 +116,12 @@ def rollout(workflow: str, by_name: bool, metric: str, data: str, failure_score:
     values, example, index = decode(json.loads(data))
     key = (workflow, by_name, metric)
     try:
-        if key not in _tasks:
-            _tasks[key] = _loaded(workflow, by_name, metric, json.dumps(encode(example, exact=True)))
-        call, score, parameters = _tasks[key]
-        with no_calls(_NO_CALLS) if closed else using({}), using({parameters[name]: v for name, v in values.items()}):
-            trace, result = evaluate(call, score, example, index, failure_score)
+        with no_calls(_NO_CALLS) if closed else nullcontext():
+            if key not in _tasks:
+                _tasks[key] = _loaded(workflow, by_name, metric, example)
+            call, score, parameters = _tasks[key]
+            with using({parameters[name]: value for name, value in values.items()}):
+                trace, result = evaluate(call, score, example, index, failure_score)
     except TraceCoreError as error:
         kind = next((name for name, known in _PASSED.items() if isinstance(error, known)), "OptimizerError")
         return {"failed": kind, "message": str(error)}

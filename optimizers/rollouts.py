@@ -152,7 +152,7 @@ class Rollouts:
                         finish(number, outcome, reservation)
                         del open_[future]
             finally:
-                self._give_up(open_)
+                self._give_up(open_, asked, lambda number, *done: self._keep(asked[number], candidate, sample, *done))
         return [outcomes[number] for number in range(len(asked))]
 
     def _evaluate(self, example: Example, scope: str) -> tuple[Trace, float]:
@@ -213,7 +213,12 @@ class Rollouts:
             EvaluationRow(candidate, example.name, sample, outcome.score, scores, said.text, outcome.error)
         )
 
-    def _give_up(self, left: Mapping[Future[Any], tuple[int, Account | None, Reservation | None]]) -> None:
+    def _give_up(
+        self,
+        left: Mapping[Future[Any], tuple[int, Account | None, Reservation | None]],
+        asked: Sequence[Example],
+        keep: Callable[[int, Outcome, Reservation | None], None],
+    ) -> None:
         """After an error: what waits is cancelled; what runs is waited for, so that nothing is paid for afterwards.
 
         An interrupt does not wait: what runs may make no further calls.
@@ -226,6 +231,8 @@ class Rollouts:
                     here.closed = "the run was interrupted"
         elif left:
             wait(left, return_when="ALL_COMPLETED")
-        for _, _, reservation in left.values():
-            if reservation is not None:
+        for future, (number, here, reservation) in left.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                keep(number, self._outcome(future, asked[number], here), reservation)
+            elif reservation is not None:
                 reservation.release()

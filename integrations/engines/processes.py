@@ -16,7 +16,7 @@ import time
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trace_core.integrations.engines._frames import LIMIT, packed, received, unpacked
+from trace_core.integrations.engines._frames import packed, received, unpacked
 from trace_core.integrations.engines.errors import EngineError, RolloutCrash, RolloutTimeout
 from trace_core.integrations.engines.threads import check_limits
 
@@ -177,6 +177,3 @@ def importable(fn: Callable[..., Any]) -> str:
             "that is not the main program"
         )
     return f"{module}:{name}"
-
-
-__all__ = ["LIMIT", "ProcessEngine", "importable"]

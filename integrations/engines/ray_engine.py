@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trace_core._lazy import require
 from trace_core.integrations.engines._frames import packed, unpacked
-from trace_core.integrations.engines.errors import RolloutCrash, RolloutTimeout
+from trace_core.integrations.engines.errors import EngineError, RolloutCrash, RolloutTimeout
 from trace_core.integrations.engines.processes import importable
 from trace_core.integrations.engines.threads import check_limits
+from trace_core.pool import ContextThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,18 +37,13 @@ class RayEngine(Executor):
     def __init__(
         self, workers: int = 8, *, timeout: float | None = None, options: dict[str, Any] | None = None
     ) -> None:
-        from trace_core.integrations.engines.errors import EngineError
-
         check_limits(workers, timeout)
         self._ray = require("ray", extra="ray")
         if not self._ray.is_initialized():
             raise EngineError("RayEngine needs a running Ray: call ray.init() first, for a local or a remote cluster")
         self.workers, self.timeout = workers, timeout
         self._remote = self._ray.remote(_call).options(max_retries=0, **(options or {}))
-        from trace_core.pool import ContextThreadPool
-
         self._pool = ContextThreadPool(workers, thread_name_prefix="trace_core-ray")
-        self._stopping = threading.Event()
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """See Executor.submit."""
@@ -64,8 +59,6 @@ class RayEngine(Executor):
             raise RolloutTimeout(f"no result within {self.timeout:g} s (timeout); its worker was ended") from None
         except self._ray.exceptions.WorkerCrashedError as error:
             raise RolloutCrash(f"the process of the rollout ended without an answer: {error}") from error
-        from trace_core.integrations.engines.errors import EngineError
-
         reply = unpacked(answer)
         if "error" in reply:
             raise EngineError(f"in the worker process: {reply['error']}")

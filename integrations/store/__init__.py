@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from trace_core.integrations.store.errors import RunNotFound as RunNotFound
     from trace_core.integrations.store.errors import SchemaTooNew as SchemaTooNew
     from trace_core.integrations.store.errors import StoreError as StoreError
+    from trace_core.integrations.store.interrupts import Interrupted as Interrupted
+    from trace_core.integrations.store.interrupts import interruptible as interruptible
     from trace_core.integrations.store.ledger import CallRow as CallRow
     from trace_core.integrations.store.ledger import Ledger as Ledger
-    from trace_core.integrations.store.run import CandidateRow as CandidateRow
-    from trace_core.integrations.store.run import EvaluationRow as EvaluationRow
-    from trace_core.integrations.store.run import EventRow as EventRow
+    from trace_core.integrations.store.rows import CandidateRow as CandidateRow
+    from trace_core.integrations.store.rows import EvaluationRow as EvaluationRow
+    from trace_core.integrations.store.rows import EventRow as EventRow
+    from trace_core.integrations.store.rows import RunRow as RunRow
+    from trace_core.integrations.store.rows import StepRow as StepRow
     from trace_core.integrations.store.run import Run as Run
-    from trace_core.integrations.store.run import RunRow as RunRow
-    from trace_core.integrations.store.run import StepRow as StepRow
     from trace_core.integrations.store.run import all_runs as all_runs
 
 _HOME = {
@@ -36,8 +38,10 @@ _HOME = {
         "StoreError",
     ),
     "drift": ("fingerprint",),
+    "interrupts": ("Interrupted", "interruptible"),
     "ledger": ("CallRow", "Ledger"),
-    "run": ("CandidateRow", "EvaluationRow", "EventRow", "Run", "RunRow", "StepRow", "all_runs"),
+    "rows": ("CandidateRow", "EvaluationRow", "EventRow", "RunRow", "StepRow"),
+    "run": ("Run", "all_runs"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE_OF)

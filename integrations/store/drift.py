@@ -28,17 +28,16 @@ def code_of(thing: Any) -> str:
     The whole file it comes from where there is one: helpers beside it count. Else its own source; for what has no
     source, its type and name.
     """
-    for candidate in (getattr(thing, "target", None), getattr(thing, "fn", None), thing, type(thing)):
-        if candidate is None:
-            continue
-        try:
-            file = inspect.getsourcefile(inspect.unwrap(candidate) if callable(candidate) else candidate)
-            if file is not None and Path(file).is_file():
-                return digest(Path(file).read_text(encoding="utf-8"))
-            return digest(inspect.getsource(candidate))
-        except (TypeError, OSError):
-            continue
-    return digest(f"{type(thing).__module__}.{type(thing).__qualname__} {getattr(thing, '__qualname__', '')}")
+    while (inner := getattr(thing, "target", getattr(thing, "fn", None))) is not None:
+        thing = inner
+    code = inspect.unwrap(thing) if inspect.isroutine(thing) or inspect.isclass(thing) else type(thing)
+    try:
+        file = inspect.getsourcefile(code)
+        if file is not None and Path(file).is_file():
+            return digest(Path(file).read_text(encoding="utf-8"))
+        return digest(inspect.getsource(code))
+    except (TypeError, OSError):
+        return digest(f"{code.__module__}.{getattr(code, '__qualname__', code)}")
 
 
 def fingerprint(*, code: dict[str, Any], data: dict[str, Iterable[Any]], config: dict[str, Any]) -> dict[str, str]:

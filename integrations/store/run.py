@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trace_core.integrations.store.errors import Drift, StoreError
 from trace_core.integrations.store.packing import pack, unpack
+from trace_core.integrations.store.rows import CandidateRow, EvaluationRow, EventRow, RunRow, StepRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,104 +19,6 @@ if TYPE_CHECKING:
 
 #: ``running`` also stands for a run whose process was killed: nobody could write anything else.
 STATUSES = ("running", "done", "interrupted", "failed")
-
-
-class RunRow(NamedTuple):
-    """A run as the ledger knows it.
-
-    Attributes:
-        id, name: of the run.
-        status: one of STATUSES.
-        started, updated: seconds since 1970.
-        seconds: of work, over all its parts.
-        fingerprint: what it ran, part by part.
-        config: what its maker wrote down to start it again.
-        parent: the run it was forked from; None for none.
-        stopped: why it ended; ``error`` what ended it.
-        best: id of the best candidate, ``score`` its score.
-    """
-
-    id: str
-    name: str
-    status: str
-    started: float
-    updated: float
-    seconds: float
-    fingerprint: dict[str, str]
-    config: dict[str, Any]
-    parent: str | None
-    stopped: str | None
-    error: str | None
-    best: str | None
-    score: float | None
-
-
-class StepRow(NamedTuple):
-    """The state after a step.
-
-    Attributes:
-        step: its number; 0 is the state before the first.
-        score: the best score then.
-        values: parameter name -> value.
-        state: what its maker needs to go on; None for all but the last step.
-    """
-
-    step: int
-    score: float | None
-    values: dict[str, Any]
-    state: Any
-
-
-class CandidateRow(NamedTuple):
-    """A candidate: values, where they came from, what became of them.
-
-    Attributes:
-        id: within the run.
-        step: in which it was made.
-        parents: ids.
-        status: such as ``accepted`` or ``rejected``.
-        score: on the validation examples, if it got so far.
-        reason: why it was proposed, in the optimizer's words.
-        detail: plain data more: tokens, dropped values, why it was rejected.
-        values: parameter name -> value, of those it changes.
-    """
-
-    id: str
-    step: int
-    parents: tuple[str, ...]
-    status: str
-    score: float | None
-    reason: str
-    detail: dict[str, Any]
-    values: dict[str, Any]
-
-
-class EvaluationRow(NamedTuple):
-    """One example under one candidate.
-
-    Attributes:
-        candidate, example: ids; ``sample`` tells repetitions apart.
-        score: higher is better; ``scores`` of several objectives.
-        feedback: in words.
-        error: text of the error that the output was; None for none.
-    """
-
-    candidate: str
-    example: str
-    sample: int
-    score: float
-    scores: dict[str, float] | None = None
-    feedback: str = ""
-    error: str | None = None
-
-
-class EventRow(NamedTuple):
-    """Something that happened: ``number`` counts within a step, ``data`` is plain data."""
-
-    step: int
-    number: int
-    kind: str
-    data: dict[str, Any]
 
 
 _RUN = "id, name, status, started, updated, seconds, fingerprint, config, parent, stopped, error, best, score"
@@ -190,10 +93,9 @@ class Run:
         last = ledger.query("SELECT max(step) FROM steps WHERE run = ?", (old.id,))[0][0]
         with ledger.transaction():
             for table, columns in _COPIED.items():
-                until = "" if table == "evaluations" else " AND step <= ?"
+                rows = f"SELECT ?, {columns} FROM {table} WHERE run = ? AND step <= ?"
                 ledger.write(
-                    f"INSERT INTO {table} (run, {columns}) SELECT ?, {columns} FROM {table} WHERE run = ?{until}",
-                    (new.id, old.id, *([-1 if last is None else last] if until else [])),
+                    f"INSERT INTO {table} (run, {columns}) {rows}", (new.id, old.id, -1 if last is None else last)
                 )
             ledger.write("UPDATE runs SET best = ?, score = ? WHERE id = ?", (row.best, row.score, new.id))
         return new
@@ -289,8 +191,16 @@ class Run:
     # ---- candidates and evaluations
 
     def put_candidate(self, candidate: CandidateRow) -> None:
-        """Write a candidate, in place of an earlier state of it."""
+        """Write a candidate, in place of an earlier state of it. If the values differ, its evaluations go."""
         values, arrays = pack(candidate.values, f"candidate {candidate.id}")
+        place = (self.id, candidate.id)
+        with self.ledger.transaction():
+            known = self.ledger.query('SELECT "values", arrays FROM candidates WHERE run = ? AND id = ?', place)
+            if known and known[0] != (values, arrays):
+                self.ledger.write("DELETE FROM evaluations WHERE run = ? AND candidate = ?", place)
+            self._put_candidate(candidate, values, arrays)
+
+    def _put_candidate(self, candidate: CandidateRow, values: str, arrays: bytes | None) -> None:
         self.ledger.write(
             "INSERT OR REPLACE INTO candidates (run, id, step, parents, status, score, reason, detail, "
             '"values", arrays) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
@@ -363,10 +273,10 @@ class Run:
         return [EventRow(step, number, kind, json.loads(data)) for step, number, kind, data in rows]
 
 
+#: What a fork takes over: not the evaluations, which another code might not repeat.
 _COPIED = {
     "steps": 'step, score, "values", value_arrays, state, arrays, made',
     "candidates": 'id, step, parents, status, score, reason, detail, "values", arrays',
-    "evaluations": "candidate, example, sample, score, scores, feedback, error",
     "events": "step, number, kind, data",
 }
 _EVALUATION = "candidate, example, sample, score, scores, feedback, error"

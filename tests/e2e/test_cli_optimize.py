@@ -180,6 +180,13 @@ def test_workflow_and_metric_may_be_given_by_file(project: Path, provider: Provi
     assert list((project / "runs").iterdir())
 
 
+def test_examples_run_in_other_processes(project: Path, provider: Provider) -> None:
+    done = run(project, provider, *ORDINARY, "--steps", "2", "--out", "a", "--engine", "processes", "--timeout", "60")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((project / "a" / "best.json").read_text())["values"] == {"greeting": "Dear"}
+    assert "+1.000" in done.stdout
+
+
 def test_a_run_that_is_killed_leaves_the_best_so_far(project: Path, provider: Provider) -> None:
     second = threading.Event()
 
