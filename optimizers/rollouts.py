@@ -118,6 +118,8 @@ class Rollouts:
 
         def finish(number: int, outcome: Outcome, reservation: Reservation | None) -> None:
             self._keep(asked[number], candidate, sample, outcome, reservation)
+            failure = outcome.trace.output.value if outcome.trace is not None and outcome.error is not None else None
+            self.outages.count("example", failure if isinstance(failure, Deadline) else None)
             outcomes[number] = outcome
             done(outcome)
 
@@ -199,8 +201,6 @@ class Rollouts:
     def _keep(
         self, example: Example, candidate: str, sample: int, outcome: Outcome, reservation: Reservation | None
     ) -> None:
-        failure = outcome.trace.output.value if outcome.trace is not None and outcome.error is not None else None
-        self.outages.count("example", failure if isinstance(failure, Deadline) else None)
         if reservation is not None:
             reservation.settle(Cost(metric_calls=1))
         if self.ledger is None or outcome.trace is None:
