@@ -6,8 +6,8 @@ and held-out examples have different formulas.
 
 The function ``atoms``, a code parameter, turns a formula, which is a text, into counts of atoms; at first it sees which
 elements there are, but not the numbers behind them. The tensor ``sizes`` has what an atom of each element adds to the
-volume, and is learned by gradients. A language model alone can mend the function and leaves all atoms of one size; a
-numeric optimizer alone learns sizes for wrong counts.
+volume, and is learned by gradients. A language model alone, which may change the sizes too, can mend the function and has
+to guess the sizes; a numeric optimizer alone learns sizes for wrong counts.
 
 See docs/mixed.md for the held-out scores with a real model.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.mixed import Event
 
 ELEMENTS = ("C", "H", "O", "N", "F", "Cl", "Br", "I", "S", "Si")
-FIRST_SIZE = 20.0  # cm3/mol, of every atom
+FIRST_SIZE = 10.0  # cm3/mol, of every atom
 SETTINGS = ("llm", "numeric", "both")
 OPTIMIZER: dict[str, Any] = {
     "objective": "Predict the critical volume of a compound from its chemical formula: each atom adds to the volume.",
@@ -96,7 +96,7 @@ def score(workflow: CriticalVolumes, examples: list[Any]) -> float:
     for example in examples:  # isomers get one prediction
         if example["formula"] not in by_formula:
             with tc.no_trace():
-                by_formula[example["formula"]] = float(workflow(example["formula"]).value)
+                by_formula[example["formula"]] = workflow(example["formula"]).value.item()
     good = sum(abs(by_formula[e["formula"]] - e["volume"]) <= 0.1 * e["volume"] for e in examples)
     return good / len(examples)
 
@@ -110,18 +110,17 @@ def squared_error(volume: Any, measured: float) -> Any:
 def make_optimizer(
     workflow: CriticalVolumes, setting: str, llm: LLM | str, *, every: int, proposals: int, seed: int, **options: Any
 ) -> Mixed:
-    """``llm`` writes the function, ``numeric`` learns the sizes, ``both`` do both."""
+    """``llm`` is a language model for function and sizes, ``numeric`` is Adam for the sizes, ``both`` have one each."""
     torch = require("torch", extra="torch")
-    frozen: dict[str, list[tc.Parameter]] = {
-        "llm": [workflow.sizes],
-        "numeric": [workflow.atoms.code],
-        "both": [],
-    }
+    shown = {**OPTIMIZER, **options}
+    if setting == "llm":
+        everything = OptoPrime([workflow.atoms.code, workflow.sizes], llm=llm, seed=seed, **shown)
+        return Mixed({"llm": Part(everything, every=every, budget=proposals)})
     return Mixed.by_kind(
         workflow,
-        llm=Part(partial(OptoPrime, llm=llm, seed=seed, **{**OPTIMIZER, **options}), every=every, budget=proposals),
+        llm=Part(partial(OptoPrime, llm=llm, seed=seed, **shown), every=every, budget=proposals),
         tensor=partial(torch.optim.Adam, lr=1.0),
-        frozen=frozen[setting],
+        frozen=[workflow.atoms.code] if setting == "numeric" else [],
     )
 
 
@@ -146,8 +145,8 @@ def train(
             except tc.ExecutionError as error:
                 optimizer.backward(error.node, f"{formula}: failed")
                 continue
-            off = float(volume.value) / measured
-            said = f"predicted {float(volume.value):.0f}, measured {measured:.0f}"
+            off = volume.value.item() / measured
+            said = f"predicted {volume.value.item():.0f}, measured {measured:.0f}"
             optimizer.backward(squared_error(volume, measured) / batch, (max(0.0, 1 - abs(off - 1)), said))
         optimizer.step(lambda: score(workflow, validation))
     return list(optimizer.log)

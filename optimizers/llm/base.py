@@ -39,6 +39,11 @@ ALTERNATIVES = 3
 _KINDS = ("code", "number", "data", "text")
 
 
+def form(parameter: Parameter) -> str:
+    """How a parameter is asked for: kinds of other layers (tensors, decisions) are data to a language model."""
+    return parameter.kind if parameter.kind in _KINDS else "data"
+
+
 class _Reading(NamedTuple):
     """One answer, read."""
 
@@ -161,7 +166,7 @@ class LLMOptimizer(Optimizer):
         if len(names) <= limit:
             return names
         failing = failing_code(traces)
-        order = sorted(names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(p.kind)))
+        order = sorted(names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(form(p))))
         chosen = set(order[:limit])
         for parameter in chosen:
             self.turns[names[parameter]] += 1
@@ -294,7 +299,7 @@ class LLMOptimizer(Optimizer):
         if style == "fence":
             return fill("task_fence", **words)
         if parameter.kind != "number":
-            return fill(f"task_one_{parameter.kind}", **words)
+            return fill(f"task_one_{form(parameter)}", **words)
         if self.several(names, n) > 1:
             words["amount"] = f"{ALTERNATIVES} new values to try"
             words["form"] = "the values after a small, a medium and a large step in the right direction"

@@ -62,3 +62,15 @@ def test_what_is_no_function_is_refused_with_the_reason(answer: str, said: str) 
     assert said in proposal.reason
     assert len(llm.calls) > 1  # asked again with the reason
     assert splitter.tokens("ab cd").value == ["ab", "cd"]
+
+
+def test_a_tensor_is_asked_for_as_data() -> None:
+    pytest.importorskip("torch")
+    from trace_core.nodes.tensor import TensorParameter
+
+    sizes = TensorParameter([1.0, 2.0], name="sizes")
+    llm = ScriptedLLM([{"reasoning": "too small", "sizes": [3.0, 4.0]}])
+    optimizer = OptoPrime([sizes], llm=llm, focus=1)
+    optimizer.backward(sizes.sum(), "should be 7")
+    assert optimizer.step().status == "applied"
+    assert sizes.value.tolist() == [3.0, 4.0]
