@@ -34,10 +34,14 @@ def load(name: str) -> Any:
 def load_parts(packages: str) -> tuple[Any, Any, Any]:
     """(frames, confine, candidate); msgpack is taken from the folder ``packages``."""
     sys.path.insert(0, packages)
-    load("codec")
+    for name in ("arrays", "blobs", "codec"):
+        load(name)
     sys.path.remove(packages)
+    for name in ("filters", "landlock", "privileges", "seccomp"):
+        load(name)
     parts = load("frames"), load("confine")
-    load("build")
+    for name in ("build", "tool_calls"):
+        load(name)
     return (*parts, load("candidate"))
 
 
@@ -55,7 +59,7 @@ class Worker:
     def __init__(self, control: Any, parts: tuple[Any, Any, Any], config: dict[str, Any]) -> None:
         self._control = control
         self._frames, self._confine, self._candidate = parts
-        self._prepared = self._confine.Prepared(config["limits"])
+        self._prepared = self._confine.Prepared(config["limits"], config["jail"])
         self._prepared.prepare()
         self._base = config["base"]
         self._calls: dict[int, Call] = {}
@@ -122,6 +126,8 @@ class Worker:
             output=output,
             supervisor=self._pid,
             prepared=self._prepared,
+            readable=message["readable"],
+            given=message["given"],
         )
         try:
             pid = os.fork()
@@ -139,7 +145,7 @@ class Worker:
     def _be_child(self, place: Any) -> None:
         try:
             self._confine.apply(place, self._confine.FORKED)
-            self._candidate.serve(self._confine.CHANNEL, self._confine.CHANNEL)
+            self._candidate.serve(self._confine.CHANNEL, self._confine.CHANNEL, self._prepared.filter)
         except BaseException:  # noqa: BLE001 - the end of this process; the file for its output tells the host why
             import traceback
 
@@ -278,11 +284,11 @@ def once(packages: str, output: str) -> None:
     config = msgpack.unpackb(body, unicode_errors="surrogatepass")
     sys.path[:] = config["path"]
     sys.argv[:] = [""]
-    prepared = confine.Prepared(config["limits"])
+    prepared = confine.Prepared(config["limits"], config["jail"])
     prepared.prepare()
     place = confine.Place(directory=config["base"], channel=incoming, output=1, supervisor=0, prepared=prepared)
     confine.apply(place, confine.FRESH)
-    candidate.serve(incoming, outgoing)
+    candidate.serve(incoming, outgoing, None)
 
 
 if __name__ == "__main__":
