@@ -195,12 +195,18 @@ class _CodeRule:
 
 
 def _signature(name: str, tool: Callable[..., Any]) -> str:
+    """How a tool is called, and the first line of what is written about it."""
     import inspect
 
+    from trace_core._functions import first_line
+
     try:
-        return f"{name}{inspect.signature(tool)}"
+        bare = [p.replace(annotation=p.empty) for p in inspect.signature(tool).parameters.values()]
+        shown = f"{name}{inspect.Signature(bare)}"
     except (TypeError, ValueError):  # a builtin without one
-        return f"{name}(...)"
+        shown = f"{name}(...)"
+    about = first_line(getattr(tool, "__doc__", None))
+    return f"{shown} ({about})" if about else shown
 
 
 def names_in_scope(fn: Callable[..., Any], names: frozenset[str]) -> dict[str, Any]:
