@@ -60,7 +60,8 @@ def describe_tensor(value: Any, name: str) -> str:
 def replace_big(item: Any, store: Store) -> Any:
     """A note of where in the store a big array lies from now on; None for anything else."""
     if is_numpy(item) or is_tensor(item):
-        if item.nbytes < BIG:
+        store.used.add("torch" if is_tensor(item) else "numpy")
+        if item.nbytes < BIG or not store.enabled:
             return None
         if is_numpy(item) and type(item) is sys.modules["numpy"].ndarray:
             numpy = sys.modules["numpy"]

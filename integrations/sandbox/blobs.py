@@ -16,9 +16,17 @@ AVAILABLE = sys.platform == "linux" and hasattr(os, "memfd_create")
 
 
 class Store:
-    """The host's side: takes arrays while a request is packed. ``size`` is in bytes."""
+    """The host's side: takes big arrays while a request is packed, if it is ``enabled``.
 
-    def __init__(self) -> None:
+    Attributes:
+        descriptor: of the memory, -1 while there is none.
+        size: of it, in bytes.
+        used: libraries whose values were packed, big or small.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.used: set[str] = set()
         self.descriptor = -1
         self.size = 0
         self._known: dict[int, tuple[int, Any]] = {}

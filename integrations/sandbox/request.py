@@ -37,7 +37,7 @@ class Request:
     head: dict[str, Any]
     calls: list[bytes]
     preload: tuple[str, ...]
-    store: Store | None = None  # big arrays
+    store: Store  # big arrays
     readable: tuple[str, ...] = ()  # files of the user's own modules
     tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
@@ -58,15 +58,14 @@ def pack_request(
 ) -> Request:
     """Encode a candidate and its examples. Raises CannotCross for an argument that is not data."""
     needs = needs_of(code.source)
-    store = Store() if use_store and AVAILABLE else None
+    store = Store(enabled=use_store and AVAILABLE)
     packer = Packer(needs.attributes, store, tools)
     packed = [packer.arguments(code, args, kwargs) for args, kwargs in calls]
     # a name that the source binds itself is its own; what surrounds the old function must not be in its way
     names = {name: packer.name(name, value) for name, value in context.items() if name not in needs.defines}
     names.update({name: packer.name(name, tool) for name, tool in tools.items() if name not in needs.defines})
     packer.finish()
-    if store is not None:
-        store.seal()
+    store.seal()
     imported = {name.partition(".")[0] for name in packer.imported}
     allowed = None if settings.imports is None else sorted(settings.imports | imported | loaded_packages())
     modules = own_modules() if settings.jail is not None and packer.needs_own_modules(needs.imports) else {}
@@ -83,7 +82,7 @@ def pack_request(
     }
     mentioned = needs.imports | packer.mentioned
     preload = {name for name in mentioned if name in _SAFE_TO_PRELOAD or (name in sys.modules and is_library(name))}
-    preload |= packer.modules | ({"asyncio"} if code.is_async else set())
+    preload |= store.used | packer.modules | ({"asyncio"} if code.is_async else set())
     return Request(head, packed, tuple(sorted(preload)), store, tuple(modules.values()), tools)
 
 

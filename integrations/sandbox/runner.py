@@ -168,8 +168,7 @@ class ProcessRunner:
                 body = request.body(len(outcomes), settings)
                 outcomes += self._outcomes(body, left, request, reporter)
         finally:
-            if request.store is not None:
-                request.store.close()
+            request.store.close()
         return outcomes
 
     def describe(self) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class _Conversation:
 
     def __init__(self, worker: Zygote, settings: Settings, body: bytes, examples: int, request: Request) -> None:
         self._request = request
-        self._blob = request.store.descriptor if request.store is not None else -1
+        self._blob = request.store.descriptor
         self._worker, self._settings, self._examples = worker, settings, examples
         self._id = int.from_bytes(os.urandom(8), "big")
         self._directory = worker.folders.take()
@@ -192,7 +192,7 @@ class _Conversation:
             "directory": self._directory,
             "preload": preload,
             "readable": list(self._request.readable),
-            "given": self._request.store.size if self._request.store is not None else 0,
+            "given": self._request.store.size,
         }
         try:
             self._worker.submit(message, [self._theirs.fileno(), self._status_theirs, self._output])
