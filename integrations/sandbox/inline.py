@@ -13,6 +13,7 @@ from trace_core.integrations.sandbox.report import Outcome, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from trace_core.integrations.sandbox.runner import Code
 
@@ -48,6 +49,12 @@ class InlineRunner:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
 
     def _one(
         self, code: Code, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], files: dict[str, list[str]]

@@ -28,6 +28,7 @@ from trace_core.integrations.sandbox.report import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
 
     from trace_core.integrations.sandbox.runner import Code
 
@@ -118,6 +119,12 @@ class MontyRunner:
         if pool is not None:
             pool.__exit__(None, None, None)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
     def _workers(self) -> Any:
         with self._lock:
             if self._closed:
@@ -128,11 +135,13 @@ class MontyRunner:
 
     def _run(self, code: Code, args: list[Any], kwargs: dict[str, Any], given: Any, tools: Any) -> Any:
         limits = {"max_feed_duration_secs": self._timeout, "max_memory": self._memory_mb * MEBIBYTE}
-        call = f"{'await ' if code.is_async else ''}{code.name}(*args_, **kwargs_)"
+        # what Monty has no form for comes back as its text: so the type is asked for there
+        call = f"result_ = {'await ' if code.is_async else ''}{code.name}(*args_, **kwargs_)"
+        call += "\n(type(result_).__name__, result_)"
         try:
             with self._workers().checkout(limits=limits) as session:
                 session.feed_run(code.source, inputs=given, external_lookup=tools)
-                value = session.feed_run(call, inputs={"args_": args, "kwargs_": kwargs}, external_lookup=tools)
+                kind, value = session.feed_run(call, inputs={"args_": args, "kwargs_": kwargs}, external_lookup=tools)
         except self._monty.MontySyntaxError as error:
             raise CandidateSyntaxError(self._text(code, headline("SyntaxError", str(error)), error)) from None
         except self._monty.MontyRuntimeError as error:
@@ -143,6 +152,8 @@ class MontyRunner:
             raise ResultRejected(f"(in {code.name}) the result cannot come back: {error}") from None
         except self._monty.MontyError as error:
             raise RunnerError(f"Monty failed: {error}") from error
+        if isinstance(value, str) and kind != "str":
+            raise ResultRejected(f"(in {code.name}) the result cannot come back: it is a {kind}. Return plain data.")
         try:
             size = len(codec.encode(value))
         except codec.NotPlain as error:

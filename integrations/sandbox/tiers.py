@@ -11,6 +11,7 @@ from trace_core.integrations.sandbox.errors import SandboxUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
 
     from trace_core.integrations.sandbox.report import Outcome
     from trace_core.integrations.sandbox.runner import Code
@@ -47,7 +48,20 @@ class Sandbox(Protocol):
         ...
 
 
-def open_sandbox(tier: str | None = None, *, require: str | None = None, **settings: Any) -> Sandbox:
+class OpenSandbox(Sandbox, Protocol):
+    """A sandbox that is closed at the end of a ``with``."""
+
+    @property
+    def tier(self) -> str:
+        """Its name."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *failure: Any) -> None: ...
+
+
+def open_sandbox(tier: str | None = None, *, require: str | None = None, **settings: Any) -> OpenSandbox:
     """A sandbox of a tier.
 
     Args:
@@ -70,13 +84,13 @@ def open_sandbox(tier: str | None = None, *, require: str | None = None, **setti
     return _MAKERS["jail" if require else chosen](settings)
 
 
-def _process(settings: dict[str, Any]) -> Sandbox:
+def _process(settings: dict[str, Any]) -> OpenSandbox:
     from trace_core.integrations.sandbox.runner import ProcessRunner
 
     return ProcessRunner(**settings)
 
 
-def _jail(settings: dict[str, Any]) -> Sandbox:
+def _jail(settings: dict[str, Any]) -> OpenSandbox:
     from trace_core.integrations.sandbox.jail import JailRunner
 
     made = JailRunner(**settings)
@@ -90,7 +104,7 @@ def _jail(settings: dict[str, Any]) -> Sandbox:
     return made
 
 
-def _auto(settings: dict[str, Any]) -> Sandbox:
+def _auto(settings: dict[str, Any]) -> OpenSandbox:
     from trace_core.integrations.sandbox.jail import JailRunner
 
     made = JailRunner(**{**settings, "partial": True})
@@ -115,19 +129,19 @@ def _warn(why: str) -> None:
     )
 
 
-def _monty(settings: dict[str, Any]) -> Sandbox:
+def _monty(settings: dict[str, Any]) -> OpenSandbox:
     from trace_core.integrations.sandbox.monty import MontyRunner
 
     return MontyRunner(**settings)
 
 
-def _inline(settings: dict[str, Any]) -> Sandbox:
+def _inline(settings: dict[str, Any]) -> OpenSandbox:
     from trace_core.integrations.sandbox.inline import InlineRunner
 
     return InlineRunner(**settings)
 
 
-_MAKERS: dict[str, Callable[[dict[str, Any]], Sandbox]] = {
+_MAKERS: dict[str, Callable[[dict[str, Any]], OpenSandbox]] = {
     "auto": _auto,
     "jail": _jail,
     "process": _process,
