@@ -130,14 +130,16 @@ class Builder:
     ) -> Callable[..., Any]:
         """Run the proposed source as a module and return its function. Raises whatever the source raises.
 
-        ``imports`` are the modules, with all below them, that the source may import; None for any.
+        ``imports`` are modules, with all below them, that the source may import beyond those that any may; None
+        for no limit.
         """
         self._remember(filename, source)
         # annotations may name what is there for type checkers only, or nowhere: models forget such imports
         code = compile(source, filename, "exec", dont_inherit=True, flags=_ANNOTATIONS)
         module = _module(CODE_MODULE)
-        if imports is not None:
-            module.__dict__["__builtins__"] = _guarded(frozenset(imports))
+        if imports is not None and _guard is not None:
+            _guard.allowed.update(imports)
+            module.__dict__["__builtins__"] = _guard.names
         for key, payload in context.items():
             self._bind(module.__dict__, key, payload)
         self._bind_pending()
@@ -264,24 +266,28 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def _guarded(allowed: frozenset[str]) -> dict[str, Any]:
+class _Guard:
     """Builtins whose import statement knows a list. It tells early and in words; what holds is the kernel's layers."""
-    names = dict(__builtins__ if isinstance(__builtins__, dict) else vars(__builtins__))
-    plain = names["__import__"]
 
-    def guarded(
-        name: str,
-        globals: Any = None,
-        locals: Any = None,
-        fromlist: Any = (),
-        level: int = 0,
-    ) -> Any:
-        if level == 0 and name.partition(".")[0] not in allowed:
+    def __init__(self, allowed: list[str]) -> None:
+        self.allowed = set(allowed)
+        self.names = dict(__builtins__ if isinstance(__builtins__, dict) else vars(__builtins__))
+        self.names["__import__"] = self._import
+        self._plain = __import__
+
+    def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        if level == 0 and name.partition(".")[0] not in self.allowed:
             raise ImportRefused(f"import {name}")
-        return plain(name, globals, locals, fromlist, level)
+        return self._plain(name, globals, locals, fromlist, level)
 
-    names["__import__"] = guarded
-    return names
+
+_guard: _Guard | None = None
+
+
+def guard_imports(allowed: list[str] | None) -> None:
+    """What candidates may import, for all of this process; None for anything. Made once: copying it touches pages."""
+    global _guard
+    _guard = None if allowed is None else _Guard(allowed)
 
 
 class Finder:
@@ -355,6 +361,7 @@ __all__ = [
     "Finder",
     "ImportRefused",
     "Unavailable",
+    "guard_imports",
     "parse_block",
     "strip",
 ]

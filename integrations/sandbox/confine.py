@@ -32,6 +32,8 @@ except ImportError:  # Windows
 MEBIBYTE = 1024 * 1024
 RESERVE = 64 * MEBIBYTE  # kept back from a candidate, so that its MemoryError can still be reported
 CHANNEL = 3  # the descriptor of the channel to the host, after ``descriptors``
+_MOST_RULES = 64  # rulesets that are kept
+_MOST_USES = 64  # of one: each use adds what the candidate may read of itself
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # options of prctl(2)
 
 
@@ -51,9 +53,11 @@ class Prepared:
     reaper = False
     landlock = 0
     filter: seccomp.Filter | None = None
+    drop: privileges.Drop | None = None
 
     def __init__(self, wanted: dict[str, Any], jail: dict[str, Any] | None = None) -> None:
         self._wanted = wanted
+        self._rules: dict[str, tuple[int, int]] = {}  # directory -> descriptor, how often it was used
         self.jail = jail
         self.libc: Any = None
         self.measure()
@@ -80,8 +84,35 @@ class Prepared:
         if self.jail is None:
             return
         self.landlock = landlock.version(self.libc)
+        self.drop = privileges.Drop(self.libc, keep_reading=self.landlock > 0)
         if seccomp.available(self.libc):
             self.filter = seccomp.Filter(self.libc)
+
+    def rules(self, directory: str, readable: Sequence[str]) -> int:
+        """A descriptor of what a candidate in that directory may open; -1 for no such layer.
+
+        Directories are used again and again, and making the rules takes as long as all other layers.
+        """
+        if self.jail is None or not self.landlock:
+            return -1
+        if not readable and directory in self._rules:
+            made, uses = self._rules.pop(directory)
+            if uses < _MOST_USES:
+                self._rules[directory] = (made, uses + 1)
+                return made
+            os.close(made)
+        read = (*self.jail["read"], *readable)
+        made = landlock.ruleset(self.libc, self.landlock, read, self.jail["write"], directory)
+        if not readable:
+            self._rules[directory] = (made, 1)
+            while len(self._rules) > _MOST_RULES:
+                os.close(self._rules.pop(next(iter(self._rules)))[0])
+        return made
+
+    def release_rules(self, rules: int) -> None:
+        """Close a descriptor that is not kept for the next call."""
+        if rules >= 0 and all(rules != kept for kept, _ in self._rules.values()):
+            os.close(rules)
 
     def prctl(self, option: int, value: int) -> None:
         """Call prctl(2), which only Linux has."""
@@ -118,7 +149,7 @@ class Place:
         output: int,
         supervisor: int,
         prepared: Prepared,
-        readable: Sequence[str] = (),
+        rules: int = -1,
         given: int = 0,
     ) -> None:
         self.directory = directory
@@ -126,7 +157,7 @@ class Place:
         self.output = output
         self.supervisor = supervisor
         self.prepared = prepared
-        self.readable = readable  # beyond what every candidate may read
+        self.rules = rules  # what may be opened, -1 for anything
         self.given = given  # bytes of memory that its arguments take and that are not counted against it
 
 
@@ -148,7 +179,10 @@ def descriptors(place: Place) -> None:
     os.dup2(place.output, 1)
     os.dup2(place.output, 2)
     os.dup2(place.channel, CHANNEL, inheritable=False)
-    os.closerange(CHANNEL + 1, place.prepared.last_descriptor)
+    if place.rules >= 0:
+        os.dup2(place.rules, CHANNEL + 1, inheritable=False)
+        place.rules = CHANNEL + 1
+    os.closerange(CHANNEL + 1 + (place.rules >= 0), place.prepared.last_descriptor)
 
 
 def worker_signals(place: Place) -> None:
@@ -186,16 +220,17 @@ def limits(place: Place) -> None:
 
 def rights(place: Place) -> None:
     """What root may do beyond others (Linux)."""
-    if place.prepared.jail is not None and place.prepared.libc is not None:
-        privileges.drop(place.prepared.libc, keep_reading=place.prepared.landlock > 0)
+    if place.prepared.drop is not None:
+        place.prepared.drop()
 
 
 def files(place: Place) -> None:
     """What can be opened: Landlock."""
     prepared = place.prepared
-    if prepared.jail is not None and prepared.landlock:
-        read = (*prepared.jail["read"], *place.readable)
-        landlock.restrict(prepared.libc, prepared.landlock, read, prepared.jail["write"], place.directory)
+    if prepared.jail is not None and place.rules >= 0:
+        landlock.allow_reading(prepared.libc, prepared.landlock, place.rules, prepared.jail["of_itself"])
+        landlock.restrict(prepared.libc, place.rules)
+        os.close(place.rules)
 
 
 def system_calls(place: Place) -> None:

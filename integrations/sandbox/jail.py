@@ -50,10 +50,6 @@ _SYSTEM = (
     "/dev/urandom",
     "/proc/cpuinfo",
     "/proc/meminfo",
-    "/proc/self/maps",  # the candidate's own: what libraries are loaded, how big it is
-    "/proc/self/stat",
-    "/proc/self/statm",
-    "/proc/self/status",
     "/sys/devices/system/cpu",
 )
 
@@ -112,7 +108,7 @@ class JailRunner(ProcessRunner):
             )
 
     def _jail(self) -> Jail:
-        return Jail((*library_paths(), *_SYSTEM, *self._readable))
+        return Jail(_outermost((*library_paths(), *_SYSTEM, *self._readable)))
 
     def _before_call(self) -> None:
         if not self._checked:
@@ -122,6 +118,15 @@ class JailRunner(ProcessRunner):
             except BaseException:
                 self._checked = False
                 raise
+
+
+def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """Real paths that exist, without those that lie below another."""
+    kept: list[str] = []
+    for path in sorted({os.path.realpath(path) for path in paths if os.path.exists(path)}):
+        if not any(path.startswith(f"{outer}{os.sep}") for outer in kept):
+            kept.append(path)
+    return tuple(kept)
 
 
 @lru_cache(maxsize=1)

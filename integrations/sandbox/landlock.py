@@ -37,8 +37,8 @@ def version(libc: Any) -> int:
     return max(0, int(libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))))
 
 
-def restrict(libc: Any, known: int, read: Iterable[str], write: Iterable[str], own: str) -> None:
-    """Allow reading what lies under ``read``, writing to the files ``write``, everything in ``own``; nothing else.
+def ruleset(libc: Any, known: int, read: Iterable[str], write: Iterable[str], own: str) -> int:
+    """A descriptor of rules: read what lies under ``read``, write to the files ``write``, all in ``own``; nothing else.
 
     Names that do not exist are passed over: nobody can open them. Raises OSError if the kernel refuses.
     """
@@ -48,14 +48,24 @@ def restrict(libc: Any, known: int, read: Iterable[str], write: Iterable[str], o
         attributes += struct.pack("=Q", 3)  # bind and connect TCP
     if known >= 6:
         attributes += struct.pack("=Q", 3)  # abstract sockets and signals of other domains
-    ruleset = libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
-    _check(ruleset, "landlock_create_ruleset")
+    made: int = libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    _check(made, "landlock_create_ruleset")
     for paths, rights in ((read, READ), (write, READ_FILE | WRITE_FILE), ((own,), OWN)):
         for path in paths:
-            _allow(libc, ruleset, path, rights & handled)
+            _allow(libc, made, path, rights & handled)
+    return made
+
+
+def allow_reading(libc: Any, known: int, rules: int, paths: Iterable[str]) -> None:
+    """Add to a ruleset."""
+    for path in paths:
+        _allow(libc, rules, path, READ & ((1 << _FILE_RIGHTS.get(known, _ALL_FILE_RIGHTS)) - 1))
+
+
+def restrict(libc: Any, rules: int) -> None:
+    """Put the rules on this process; nothing takes them off again. Raises OSError."""
     _check(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
-    _check(libc.syscall(RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "landlock_restrict_self")
-    os.close(ruleset)
+    _check(libc.syscall(RESTRICT_SELF, rules, 0), "landlock_restrict_self")
 
 
 def _allow(libc: Any, ruleset: int, path: str, rights: int) -> None:
@@ -82,4 +92,4 @@ def _check(result: int, call: str) -> None:
         raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
-__all__ = ["restrict", "version"]
+__all__ = ["allow_reading", "restrict", "ruleset", "version"]

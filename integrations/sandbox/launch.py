@@ -23,10 +23,11 @@ MAX_TAIL = 2_000  # bytes of an example's printed output that are kept
 
 @dataclass(frozen=True)
 class Jail:
-    """What a candidate may open: to read, with all that lies below, and to write."""
+    """What a candidate may open: to read, with all that lies below; to write; and to read about itself in /proc."""
 
     read: tuple[str, ...]
     write: tuple[str, ...] = ("/dev/null",)
+    of_itself: tuple[str, ...] = ("/proc/self/maps",)  # where libraries are loaded: thread pools are found by it
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class Settings:
     def config(self, base: str) -> dict[str, Any]:
         """What a worker is told at its start."""
         limits = {"memory_mb": self.memory_mb, "output_bytes": self.output_bytes, "files": self.files}
-        jail = None if self.jail is None else {"read": list(self.jail.read), "write": list(self.jail.write)}
-        return {"base": base, "path": import_path(), "limits": limits, "jail": jail}
+        jail = None
+        if self.jail is not None:
+            jail = {name: list(getattr(self.jail, name)) for name in ("read", "write", "of_itself")}
+        imports = None if self.imports is None else sorted(self.imports)
+        return {"base": base, "path": import_path(), "limits": limits, "jail": jail, "imports": imports}
 
 
 @dataclass

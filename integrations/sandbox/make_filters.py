@@ -110,6 +110,14 @@ class Program:
         self.holes.append(len(self._code))
         self._branch(0x15, 0, then)
 
+    def unless_at_least(self, value: int, then: Callable[[], None]) -> None:
+        """Run ``then``, which decides in every case, if A < value."""
+        self._code.append((0x35, 0, 1, value))  # A >= value: to the jump; else past it
+        place = len(self._code)
+        self._code.append((0x05, 0, 0, 0))
+        then()
+        self._code[place] = (0x05, 0, 0, len(self._code) - place - 1)  # JA has 32 bits for it
+
     def _branch(self, operation: int, value: int, then: Callable[[], None]) -> None:
         place = len(self._code)
         self._code.append((operation, 0, 0, value))
@@ -292,27 +300,51 @@ def assemble(architecture: Architecture) -> tuple[bytes, tuple[int, ...]]:
     program.if_equal(architecture.audit, lambda: program.load(0))
     # if it was not equal, A still holds the identifier of a 32-bit processor, which has this bit as well
     program.if_at_least(X32_BIT, lambda: program.leave(KILL))
-    for name, number in sorted(_numbers(architecture).items(), key=lambda item: item[1]):
-        _decide(program, name, number)
-    program.if_at_least(LAST_KNOWN + 1, lambda: program.leave(UNKNOWN))
-    program.leave(REFUSE)
+    _search(program, _ranges(architecture))
     return program.bytes(), tuple(program.holes)
+
+
+Range = tuple[int, "int | str"]  # the first number of it; the action, or the call whose condition decides
+
+
+def _ranges(architecture: Architecture) -> list[Range]:
+    """All numbers, in order, as ranges of one decision."""
+    names = {number: name for name, number in _numbers(architecture).items()}
+    ranges: list[Range] = []
+    for number in range(LAST_KNOWN + 2):
+        decision = _decision(names.get(number, ""), number)
+        if not ranges or ranges[-1][1] != decision:
+            ranges.append((number, decision))
+    return ranges
+
+
+def _decision(name: str, number: int) -> int | str:
+    if name in CONDITIONS:
+        return name
+    if name in ALLOWED:
+        return ALLOW
+    if name in TRAPPED:
+        return TRAP
+    return UNKNOWN if number > LAST_KNOWN or name in UNKNOWN_ON_PURPOSE else REFUSE
+
+
+def _search(program: Program, ranges: list[Range]) -> None:
+    """Find the range that A lies in by halving: the kernel tries every number when the filter is installed."""
+    if len(ranges) == 1:
+        decision = ranges[0][1]
+        if isinstance(decision, int):
+            program.leave(decision)
+        else:
+            CONDITIONS[decision](program)
+        return
+    middle = len(ranges) // 2
+    program.unless_at_least(ranges[middle][0], lambda: _search(program, ranges[:middle]))
+    _search(program, ranges[middle:])
 
 
 def _numbers(architecture: Architecture) -> dict[str, int]:
     column = ((name, numbers[architecture.column]) for name, numbers in NUMBERS.items())
     return {name: number for name, number in column if number is not None}
-
-
-def _decide(program: Program, name: str, number: int) -> None:
-    if name in CONDITIONS:
-        program.if_equal(number, lambda: CONDITIONS[name](program))
-    elif name in ALLOWED:
-        program.if_equal(number, lambda: program.leave(ALLOW))
-    elif name in TRAPPED:
-        program.if_equal(number, lambda: program.leave(TRAP))
-    elif name in UNKNOWN_ON_PURPOSE:
-        program.if_equal(number, lambda: program.leave(UNKNOWN))
 
 
 def render() -> str:

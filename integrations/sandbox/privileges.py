@@ -15,19 +15,27 @@ _VERSION = 0x20080522
 _READ_SEARCH = 1 << 2  # CAP_DAC_READ_SEARCH: to read the user's modules in folders of others, as far as allowed
 
 
-def drop(libc: Any, *, keep_reading: bool) -> None:
-    """Give up all capabilities; with ``keep_reading``, that to read any file stays. Raises OSError.
+class Drop:
+    """Gives up all capabilities in children of this process; with ``keep_reading``, that to read any file stays.
 
-    ``keep_reading`` is only right where a list says what may be opened.
+    ``keep_reading`` is only right where a list says what may be opened. Raises OSError.
     """
-    header = struct.pack("=Ii", _VERSION, 0)
-    had = ctypes.create_string_buffer(24)
-    if libc.capget(header, had) != 0:
-        raise OSError(ctypes.get_errno(), "capget")
-    permitted = struct.unpack("=6I", had.raw)[1]
-    kept = permitted & _READ_SEARCH if keep_reading else 0
-    if libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) != 0:
-        raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
+
+    def __init__(self, libc: Any, *, keep_reading: bool) -> None:
+        self._header = struct.pack("=Ii", _VERSION, 0)
+        had = ctypes.create_string_buffer(24)
+        if libc.capget(self._header, had) != 0:
+            raise OSError(ctypes.get_errno(), "capget")
+        effective, permitted, inheritable, *rest = struct.unpack("=6I", had.raw)
+        self._nothing_to_do = not (effective or permitted or inheritable or any(rest))
+        kept = permitted & _READ_SEARCH if keep_reading else 0
+        self._left = struct.pack("=6I", kept, kept, 0, 0, 0, 0)
+        self._capset = libc.capset
+
+    def __call__(self) -> None:
+        """Do it, in the child."""
+        if not self._nothing_to_do and self._capset(self._header, self._left) != 0:
+            raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 
-__all__ = ["drop"]
+__all__ = ["Drop"]

@@ -67,7 +67,7 @@ def pack_request(
     packer.finish()
     store.seal()
     imported = {name.partition(".")[0] for name in packer.imported}
-    allowed = None if settings.imports is None else sorted(settings.imports | imported | loaded_packages())
+    allowed = None if settings.imports is None else sorted((imported | loaded_packages()) - settings.imports)
     modules = own_modules() if settings.jail is not None and packer.needs_own_modules(needs.imports) else {}
     head = {
         "source": code.source,

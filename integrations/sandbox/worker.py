@@ -61,6 +61,7 @@ class Worker:
         self._frames, self._confine, self._candidate = parts
         self._prepared = self._confine.Prepared(config["limits"], config["jail"])
         self._prepared.prepare()
+        sys.modules["_sandbox_build"].guard_imports(config["imports"])
         self._base = config["base"]
         self._calls: dict[int, Call] = {}
         self._pid = os.getpid()
@@ -120,13 +121,14 @@ class Worker:
     def _fork(self, message: dict[str, Any], channel: int, status: int, output: int) -> None:
         for name in message["preload"]:
             self._preload(name)
+        rules = self._prepared.rules(message["directory"], message["readable"])
         place = self._confine.Place(
             directory=message["directory"],
             channel=channel,
             output=output,
             supervisor=self._pid,
             prepared=self._prepared,
-            readable=message["readable"],
+            rules=rules,
             given=message["given"],
         )
         try:
@@ -139,6 +141,7 @@ class Worker:
                 self._be_child(place)
             self._calls[pid] = Call(message["id"], status)
             self._report(status, FORKED, pid)
+        self._prepared.release_rules(rules)
         os.close(channel)
         os.close(output)
 
@@ -286,6 +289,7 @@ def once(packages: str, output: str) -> None:
     sys.argv[:] = [""]
     prepared = confine.Prepared(config["limits"], config["jail"])
     prepared.prepare()
+    sys.modules["_sandbox_build"].guard_imports(config["imports"])
     place = confine.Place(directory=config["base"], channel=incoming, output=1, supervisor=0, prepared=prepared)
     confine.apply(place, confine.FRESH)
     candidate.serve(incoming, outgoing, None)

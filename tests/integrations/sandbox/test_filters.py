@@ -40,6 +40,8 @@ def decide(name: str, number: int, arguments: tuple[int, ...] = (), audit: int |
             place += if_true if accumulator == value else if_false
         elif operation == 0x35:
             place += if_true if accumulator >= value else if_false
+        elif operation == 0x05:
+            place += value
         elif operation == 0x06:
             return value
         else:
