@@ -6,8 +6,8 @@
     python benchmarks/sandbox.py --torch                   also candidates that use torch
 
 Each contender does the same work: the dot product of a short numpy vector, on one example or on many. They take turns
-in one run, and medians are shown: a loaded machine slows all of them. Beside them stands a bare ``fork`` of an
-interpreter with numpy, which no process per call can be faster than.
+in one run, and medians are shown: a loaded machine slows all of them. Beside them stands a bare ``fork`` of this
+program, which has numpy loaded: about what any process per call costs at least.
 
 Contenders: ``plain`` calls the function here. ``subprocess`` starts an interpreter per call, which imports numpy.
 ``pool`` is concurrent.futures.ProcessPoolExecutor with one worker that lives on: nothing protects one call from the
@@ -139,7 +139,7 @@ def main() -> None:
         contenders: dict[str, Callable[[Any], Any]] = {
             "plain": f,
             "pool": lambda x: pool.submit(f, x).result(),
-            "bare fork, numpy loaded": bare_fork,
+            "bare fork of this program": bare_fork,
             "process": on(process),
             "jail": on(jail),
             "subprocess": in_subprocess,

@@ -50,7 +50,7 @@ class Bundle:
         catch: bool = True,
         isolation: str | CodeRunner | None = None,
         source: str | None = None,
-        tools: Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]] = (),
+        tools: dict[str, Callable[..., Any]] | Iterable[Callable[..., Any]] = (),
     ) -> None:
         if isinstance(fn, Bundle):
             fn = fn.fn
@@ -71,7 +71,8 @@ class Bundle:
         self.unpack = unpack
         self.catch = catch
         self.isolation = isolation
-        self.tools = dict(tools) if hasattr(tools, "items") else {tool.__name__: tool for tool in tools}
+        named = tools if isinstance(tools, dict) else {tool.__name__: tool for tool in tools}
+        self.tools: dict[str, Callable[..., Any]] = dict(named)
         self.trainable = trainable
         self._given_source = source
         self._flags = code_flags(base)
@@ -344,7 +345,7 @@ def bundle(
     catch: bool = True,
     isolation: str | CodeRunner | None = None,
     source: str | None = None,
-    tools: Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]] = (),
+    tools: dict[str, Callable[..., Any]] | Iterable[Callable[..., Any]] = (),
 ) -> Callable[[Callable[..., Any]], Bundle]: ...
 def bundle(fn: Any = None, /, **options: Any) -> Any:
     """Make a function one operator of the traced graph: ``@bundle`` or ``@bundle(option=...)``.

@@ -18,7 +18,7 @@ from trace_core.integrations.sandbox.tools import ToolServer
 
 if TYPE_CHECKING:
     from trace_core.integrations.sandbox.launch import Settings
-    from trace_core.integrations.sandbox.pack import Request
+    from trace_core.integrations.sandbox.request import Request
 
 START_SECONDS = 60.0  # for the interpreter to start
 

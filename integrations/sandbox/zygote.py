@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trace_core.integrations.sandbox.launch import Settings
-    from trace_core.integrations.sandbox.pack import Request
+    from trace_core.integrations.sandbox.request import Request
 
 START_SECONDS = 60.0  # for the interpreter to start, and for imports that the worker does for its children
 DISK_SECONDS = 0.1  # between looks at what a candidate has written

@@ -293,6 +293,10 @@ ABUSES: dict[str, tuple[str, str]] = {
         "any",
         "import ctypes; return open(outside + '/secret').read() if ctypes.CDLL(None).syscall(446, 0, 0) else None",
     ),
+    "end that is taken away": (
+        "any",
+        "import os, sys\nos._exit = sys.exit = lambda *code: None\nos.kill(host, 9)",
+    ),
     "signal by a thread": (
         "any",
         "import os, threading\nt = threading.Thread(target=os.kill, args=(host, 9)); t.start(); t.join()",
