@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,8 @@ class JailRunner(ProcessRunner):
     ) -> None:
         self._readable = tuple(os.path.abspath(path) for path in readable)
         self._partial = partial
-        self._checked = False
+        self._passed = False
+        self._testing = threading.Lock()
         super().__init__(imports=imports, **limits)
 
     @property
@@ -111,13 +113,14 @@ class JailRunner(ProcessRunner):
         return Jail(_outermost((*library_paths(), *_SYSTEM, *self._readable)))
 
     def _before_call(self) -> None:
-        if not self._checked:
-            self._checked = True  # the self-test makes calls itself
-            try:
+        with self._testing:  # nobody's code runs before the self-test has passed; it does not come by here itself
+            if not self._passed:
                 self.check()
-            except BaseException:
-                self._checked = False
-                raise
+                self._passed = True
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._testing = threading.Lock()
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:

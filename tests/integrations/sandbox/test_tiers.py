@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -160,6 +161,21 @@ def test_where_there_is_no_fork_the_process_tier_is_used(
         assert made.describe()["tier"] == "process"
         assert run("import os\ndef f():\n    return os.getpid()", on=made) != os.getpid()
     assert sum("security boundary" in str(w.message) for w in recwarn.list) == 1
+
+
+def test_no_call_runs_before_the_self_test_has_passed(monkeypatch: pytest.MonkeyPatch, candidate: Any) -> None:
+    """Whoever comes first, and however many at once."""
+    monkeypatch.setattr("trace_core.integrations.sandbox.runner._can_fork", lambda: False)
+    runner = JailRunner()
+    code = candidate("def f():\n    return 1")
+
+    def call(_: int) -> Any:
+        return runner.call(code, (), {}, context={})
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(call, i) for i in range(4)]:
+            with pytest.raises(RunnerError):
+                future.result()
 
 
 def test_self_test_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
