@@ -6,8 +6,9 @@
     python benchmarks/sandbox.py --torch                   also candidates that use torch
 
 Each contender does the same work: the dot product of a short numpy vector, on one example or on many. They take turns
-in one run, and medians are shown: a loaded machine slows all of them. Beside them stands a bare ``fork`` of this
-program, which has numpy loaded: about what any process per call costs at least.
+in one run. Shown are the wall-clock time, and the CPU time of all processes, which a loaded machine changes less. Last
+comes a bare ``fork`` of this program, which has numpy loaded: about what any process per call costs at least. (It is
+not among the others: after a fork a program is slower for a while, until it has its pages to itself again.)
 
 Contenders: ``plain`` calls the function here. ``subprocess`` starts an interpreter per call, which imports numpy.
 ``pool`` is concurrent.futures.ProcessPoolExecutor with one worker that lives on: nothing protects one call from the
@@ -81,15 +82,35 @@ def milliseconds(action: Callable[[], Any], times: int) -> list[float]:
     return taken
 
 
+def cpu_ms() -> float:
+    """CPU time of this program, and of what it has started: ended children count with their parents (Linux)."""
+    ticks = 0
+    for task in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ():
+        with open(f"/proc/self/task/{task}/children") as children:
+            for child in children.read().split():
+                with open(f"/proc/{child}/stat") as stat:
+                    ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
+    used = os.times()
+    return 1e3 * (sum(used[:4]) + ticks / os.sysconf("SC_CLK_TCK"))
+
+
 def calls(contenders: dict[str, Callable[[Any], Any]], x: Any, rounds: int, each: int) -> dict[str, list[float]]:
     """Times of single calls, in turns."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    used = dict.fromkeys(contenders, 0.0)
     for action in contenders.values():
         action(x)  # not the first one
     for _ in range(rounds):
         for name, action in contenders.items():
+            before = cpu_ms()
             times[name] += milliseconds(lambda action=action: action(x), 1 if name == "subprocess" else each)
+            used[name] += cpu_ms() - before
+    for name, taken in times.items():
+        CPU[id(taken)] = used[name] / len(taken)
     return times
+
+
+CPU: dict[int, float] = {}  # of a list of times: CPU milliseconds per run
 
 
 def starts(times: int) -> dict[str, list[float]]:
@@ -110,14 +131,15 @@ def starts(times: int) -> dict[str, list[float]]:
     return {"worker ready": ready, "worker ready and self-test done": tested}
 
 
-def show(title: str, times: dict[str, list[float]], plain: float | None = None) -> None:
-    print(f"\n{title:42}{'median':>10}{'p10':>10}{'p90':>10}   ms")
+def show(title: str, times: dict[str, list[float]], share: int = 1) -> None:
+    """One table; each run was of ``share`` examples."""
+    print(f"\n{title:42}{'median':>10}{'p10':>10}{'p90':>10}{'CPU':>10}   ms")
     for name, taken in times.items():
-        ordered = sorted(taken)
+        ordered = sorted(time / share for time in taken)
         tenth = len(ordered) // 10
-        print(
-            f"  {name:40}{statistics.median(taken):10.3f}{ordered[tenth]:10.3f}{ordered[-1 - tenth]:10.3f}", flush=True
-        )
+        row = f"{statistics.median(ordered):10.3f}{ordered[tenth]:10.3f}{ordered[-1 - tenth]:10.3f}"
+        row += f"{CPU[id(taken)] / share:10.3f}" if id(taken) in CPU else ""
+        print(f"  {name:40}{row}", flush=True)
 
 
 def main() -> None:
@@ -140,7 +162,6 @@ def main() -> None:
         contenders: dict[str, Callable[[Any], Any]] = {
             "plain": f,
             "pool": lambda x: pool.submit(f, x).result(),
-            "bare fork of this program": bare_fork,
             "process": on(process),
             "jail": on(jail),
             "subprocess": in_subprocess,
@@ -155,9 +176,8 @@ def main() -> None:
             "process, call_many": lambda _: process.call_many(Candidate(), examples, context={}),
             "jail, call_many": lambda _: jail.call_many(Candidate(), examples, context={}),
         }
-        taken = calls(batches, None, 2 if options.quick else 5, 1)
-        report["per example"] = {name: [t / many for t in times] for name, times in taken.items()}
-        show(f"one example of {many}", report["per example"])
+        report[f"{many} examples"] = calls(batches, None, 2 if options.quick else 5, 1)
+        show(f"one example of {many}", report[f"{many} examples"], many)
 
         big = np.zeros(4_000_000)
         report["32 MB"] = calls({"process": on(process), "jail": on(jail)}, big, rounds, 1)
@@ -165,6 +185,8 @@ def main() -> None:
         if options.torch:
             report["torch"] = calls({"process": on(process, TORCH), "jail": on(jail, TORCH)}, x, rounds, 2)
             show("one call that uses torch", report["torch"])
+    report["fork"] = calls({"bare fork of this program": bare_fork}, x, rounds, each)
+    show("for comparison", report["fork"])
     report["start"] = starts(3 if options.quick else 10)
     show("start", report["start"])
     if options.json:
