@@ -306,6 +306,12 @@ ABUSES: dict[str, tuple[str, str]] = {
     "fifo": ("PolicyViolation", "import os; os.mkfifo('x')"),
 }
 
+SLOW = frozenset(
+    {"memory bomb", "many small objects", "one big file", "disk fill", "output without end", "output in one piece"}
+    | {"big result", "deep recursion"}
+)
+"""Those that take their time: on a busy machine that may be what ends them."""
+
 
 class Candidate:
     """As the core hands it over."""
@@ -324,7 +330,7 @@ def source_of(body: str, name: str = "f") -> str:
 
 def jail(**settings: Any) -> JailRunner:
     """Hasty and small, and without the list of imports: what is tried here are the kernel's layers."""
-    small = {"timeout": 0.6, "memory_mb": 256, "max_disk_bytes": 20 << 20, "max_output_bytes": 4 << 20}
+    small = {"timeout": 1.0, "memory_mb": 256, "max_disk_bytes": 20 << 20, "max_output_bytes": 4 << 20}
     return JailRunner(**{"imports": None, **small, **settings})
 
 

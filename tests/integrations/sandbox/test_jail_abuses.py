@@ -83,7 +83,8 @@ def test_an_abuse_ends_as_an_error_of_its_own_call(report: Any, name: str) -> No
     expected, _ = abuses.ABUSES[name]
     seen = report["single"][name]
     if expected != "any":
-        assert seen.get("error", "value") == expected, seen
+        may_be = {expected, "Timeout"} if name in abuses.SLOW else {expected}
+        assert seen.get("error", "value") in may_be, seen
     assert abuses.CANARY not in json.dumps(seen)
     assert seen["untouched"]
     assert seen["left"] == []
