@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trace_core.parameter import Parameter
     from trace_core.trace import Trace
 
-_FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)  # the last fence is forgotten at times
 _REASON = re.compile(r"^\W*reason(?:ing)?\W*[:\-]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 MAX_REPAIRS = 2
 #: Functions of more lines are asked for in a fenced block under ``focus=1``: a small model loses its way in a long JSON
