@@ -29,7 +29,7 @@ def whole_function(text: str, current: str) -> str:
     """
     text = strip_fence(text)
     function = _function(current)
-    if function is None or _parses(text) and _function(text) is not None:
+    if function is None or (_parses(text) and _function(text) is not None):
         return text
     word = "async def " if isinstance(function, ast.AsyncFunctionDef) else "def "
     if text.startswith(f"{function.name}(") and _parses(word + text):
