@@ -22,7 +22,7 @@ PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 DEMO_EXTRAS := litellm,local
-TEST_EXTRAS := dev,litellm,local,torch,optim,milp,ray,dask,examples,bench
+TEST_EXTRAS := dev,litellm,local,torch,optim,milp,monty,ray,dask,examples,bench
 
 .PHONY: help demo test lint bench clean
 .DELETE_ON_ERROR:
