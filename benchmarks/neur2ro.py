@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--recourse", choices=("dynamic", "milp"), default="dynamic", help="of the knapsacks of (a)")
     parser.add_argument("--capital-sizes", type=int, nargs="*", default=[10, 20, 30, 50])
     parser.add_argument("--race-sizes", type=int, nargs="*", default=[20, 40, 80, 120, 160, 200], help="of (e)")
+    parser.add_argument("--each", type=int, default=8, help="generated instances of each size in (b) and (e)")
     parser.add_argument("--blackbox-sizes", type=int, nargs="*", default=[10, 20])
     parser.add_argument("--instances", type=int, default=10, help="hidden knapsacks of each size")
     parser.add_argument("--seeds", type=int, default=3, help="runs on each of them")
@@ -107,12 +108,12 @@ def main() -> None:
         found["knapsack"] = exact_knapsack(options.sizes, 1 if quick else None, jobs, options.recourse == "dynamic")
         found["capital"] = exact_capital(2 if quick else 10, [10] if quick else options.capital_sizes, jobs)
     if "b" in options.only:
-        found["pretrained"] = pretrained(options.sizes, 2 if quick else 8, 2 if quick else None, jobs)
+        found["pretrained"] = pretrained(options.sizes, 2 if quick else options.each, 2 if quick else None, jobs)
     if "c" in options.only:
         instances, seeds = (2, 1) if quick else (options.instances, options.seeds)
         found["blackbox"] = black_box(options.blackbox_sizes, instances, seeds, 1000)
     if "e" in options.only:
-        found["race"] = race([20, 40] if quick else options.race_sizes, 2 if quick else 8, jobs)
+        found["race"] = race([20, 40] if quick else options.race_sizes, 2 if quick else options.each, jobs)
         if options.plot:
             options.plot.write_text(drawn(found["race"]))
     if options.json:

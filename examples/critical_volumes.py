@@ -43,7 +43,6 @@ OPTIMIZER: dict[str, Any] = {
     "max_prompt_tokens": 1400,
     "max_answer_tokens": 240,
     "temperature": 0.8,
-    "long_code": 0,
 }
 
 

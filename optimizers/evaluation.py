@@ -39,7 +39,8 @@ def evaluate(
     example)`` returns anything ``Feedback.of`` takes, with a score.
 
     Raises MetricError for feedback without a finite score and a metric that raises, WorkflowError if the workflow
-    returns no node or raises something else than an ExecutionError; errors of this library pass as they are.
+    returns no node or raises something else than an ExecutionError; errors of this library pass as they are. So do
+    failures of a language model that say nothing of the parameters: a wrong key, a server that is away.
     """
     output: Any
     try:
@@ -74,12 +75,13 @@ def _judged(
     """The trace and score of an output, or of the error that came in its place."""
     from trace_core.integrations.accounting import role
     from trace_core.integrations.llm.errors import Fatal
+    from trace_core.optimizers.llm.failing import is_no_result
     from trace_core.tracebacks import describe
 
     where = "" if index is None else f" on example {index}"
     if isinstance(output, ExecutionError):
-        if isinstance(output, Fatal | RunnerError) or stops_the_run(output):
-            raise output  # no proposal can mend a wrong key or a broken sandbox, and no optimizer should see it
+        if isinstance(output, Fatal | RunnerError) or is_no_result(output) or stops_the_run(output):
+            raise output  # no proposal can mend a wrong key, a broken sandbox or an outage
         feedback = Feedback(text=str(output), score=failure_score, example=index)
         return Trace.of(output.node, feedback), failure_score
     if isinstance(output, TraceCoreError):
@@ -95,7 +97,7 @@ def _judged(
         with role("judge"):
             said = metric(output.value, example)
     except Exception as error:
-        if stops_the_run(error):
+        if isinstance(error, Fatal) or is_no_result(error) or stops_the_run(error):  # of a model that judges
             raise
         raise MetricError(f"the metric raised an error{where}: {describe('metric', error)}") from error
     try:

@@ -14,6 +14,7 @@ from trace_core.integrations.store.errors import StoreError
 from trace_core.optimizers.base import OptimizerError
 from trace_core.optimizers.evaluation import MetricError, WorkflowError, evaluate, stops_the_run
 from trace_core.optimizers.journal import SEED, Journal
+from trace_core.optimizers.llm.failing import Outages
 from trace_core.optimizers.llm.memory import score_of
 from trace_core.optimizers.rollouts import Example, Rollouts, examples
 
@@ -101,6 +102,7 @@ def optimize(
     patience: int | None = None,
     failure_score: float = 0.0,
     perfect: float | None = 1.0,
+    max_outages: int = 3,
     on_event: Callable[[Event], None] | None = None,
     run: Run | None = None,
     budget: Budget | None = None,
@@ -127,6 +129,8 @@ def optimize(
         failure_score: score of an output that is an error.
         perfect: a minibatch whose scores all reach this is skipped, a validation score that does ends the run; None for
             neither.
+        max_outages: the run ends when the language model could not be had so many times in a row, each time after its
+            retries: for proposals, or on an example, which is run again until then.
         on_event: called with every Event, in this thread.
         run: of a ledger, new or resumed. Everything is written to it, and a resumed one goes on after its last step;
             what was finished of the next one is not paid for again. ``steps`` and ``seconds`` count all parts.
@@ -136,15 +140,23 @@ def optimize(
             What is decided does not depend on it. By default one after the other in this thread.
 
     A KeyboardInterrupt ends the run with the best so far in the Result (``stopped == "interrupted"``); so does an error
-    that no proposal can mend: one that the language model's gateway calls fatal, a RunnerError of the place where
-    proposed code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
+    that no proposal can mend: one that the language model's gateway calls fatal (``Unavailable`` after
+    ``max_outages``), a WaitTooLong of a server that asks for a long pause, a RunnerError of the place where proposed
+    code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
     ``error``). Raises OptimizerError for an empty train set, and what ``evaluate`` raises on the validation examples
     before the first step.
     """
     if not train:
         raise OptimizerError("expected at least one training example, got none")
     rollouts = Rollouts(
-        workflow, metric, optimizer.names, run=run, budget=budget, engine=engine, failure_score=failure_score
+        workflow,
+        metric,
+        optimizer.names,
+        run=run,
+        budget=budget,
+        engine=engine,
+        failure_score=failure_score,
+        outages=Outages(max_outages),
     )
     loop = _Run(rollouts, list(train), list(validation or train), optimizer, batch_size, seed, perfect, on_event)
     if budget is not None:
@@ -191,7 +203,7 @@ class _Run:
 
     def go(self, steps: int, proposals: int, seconds: float | None, patience: int | None) -> Result:
         result = self.result
-        from trace_core.integrations.llm.errors import Fatal
+        from trace_core.integrations.llm.errors import Fatal, WaitTooLong
 
         try:
             self._begin()
@@ -213,7 +225,7 @@ class _Run:
             result.stopped = "interrupted"
         except BudgetExhausted as error:
             result.stopped, result.why = "budget", str(error)
-        except (Fatal, RunnerError, MetricError, WorkflowError) as error:
+        except (Fatal, WaitTooLong, RunnerError, MetricError, WorkflowError) as error:
             if math.isnan(result.start_score) and isinstance(error, MetricError | WorkflowError):
                 self._end("error", str(error))
                 raise
@@ -273,7 +285,9 @@ class _Run:
         """Whether a proposal gets to the validation examples, which ends the step."""
         if not proposal:
             self._say("rejected", proposal=proposal, note=proposal.reason or "no usable answer")
+            self.rollouts.outages.count("proposal", proposal.error)
             return False
+        self.rollouts.outages.count("proposal", None)
         self._say("proposed", proposal=proposal)
         after = self._run_batch(batch, str(self.trying), proposal.values)[1]
         self._say("gated", score=after, proposal=proposal)

@@ -11,6 +11,7 @@ from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core.context import using
 from trace_core.errors import RunnerError, TraceCoreError
 from trace_core.integrations.accounting import no_calls
+from trace_core.integrations.llm.errors import Fatal, Transient
 from trace_core.optimizers.base import Optimizer, OptimizerError
 from trace_core.optimizers.evaluation import MetricError, WorkflowError, evaluate
 from trace_core.optimizers.mixed.storing import load_traces, store_traces
@@ -72,6 +73,8 @@ _PASSED: dict[str, type[TraceCoreError]] = {
     "MetricError": MetricError,
     "WorkflowError": WorkflowError,
     "RunnerError": RunnerError,
+    "Transient": Transient,
+    "Fatal": Fatal,
 }
 _NO_CALLS = (
     "a workflow that calls a language model under a ledger or a budget runs in threads or tasks of the process that "

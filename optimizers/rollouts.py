@@ -13,7 +13,9 @@ from trace_core.context import using
 from trace_core.integrations.accounting import place
 from trace_core.integrations.budget import Cost
 from trace_core.integrations.engines.errors import RolloutCrash, RolloutTimeout
+from trace_core.integrations.llm.errors import Deadline, Transient
 from trace_core.optimizers.evaluation import aevaluate, evaluate, failed_outside
+from trace_core.optimizers.llm.failing import Outages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -62,6 +64,7 @@ class Rollouts:
         budget: pays for metric calls.
         engine: where they run; None for one after the other in this thread.
         failure_score: of an output that is an error.
+        outages: counts how often a language model could not be had; an example is run again until it stops the run.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Rollouts:
         budget: Budget | None = None,
         engine: Executor | None = None,
         failure_score: float = 0.0,
+        outages: Outages | None = None,
     ) -> None:
+        self.outages = outages or Outages(3)
         self.workflow, self.metric, self.names = workflow, metric, names
         self.ledger, self.budget, self.engine, self.failure_score = run, budget, engine, failure_score
         call = getattr(workflow, "target", workflow)
@@ -106,8 +111,15 @@ class Rollouts:
         outcomes: dict[int, Outcome] = {}
         open_: dict[Future[Any], tuple[int, Account | None, Reservation | None]] = {}
 
+        def start(number: int, reservation: Reservation | None) -> None:
+            example = asked[number]
+            with place("workflow", f"{candidate}/{example.name}/{sample}") as here:
+                open_[self._submit(self.engine, example, values or {})] = number, here, reservation  # type: ignore[arg-type]
+
         def finish(number: int, outcome: Outcome, reservation: Reservation | None) -> None:
             self._keep(asked[number], candidate, sample, outcome, reservation)
+            failure = outcome.trace.output.value if outcome.trace is not None and outcome.error is not None else None
+            self.outages.count("example", failure if isinstance(failure, Deadline) else None)
             outcomes[number] = outcome
             done(outcome)
 
@@ -122,27 +134,37 @@ class Rollouts:
                     reservation = None
                     if self.budget is not None and not known:
                         reservation = self.budget.reserve(Cost(metric_calls=1), "workflow")
-                    with contextlib.ExitStack() as stack:
-                        if reservation is not None and self.engine is None:
-                            stack.enter_context(reservation)
-                        here = stack.enter_context(place("workflow", f"{candidate}/{example.name}/{sample}"))
-                        if self.engine is None:
-                            trace, score = evaluate(
-                                self.workflow, self.metric, example.value, example.index, self.failure_score
-                            )
-                            finish(number, Outcome(trace, score, trace.error), reservation)
-                        else:
-                            open_[self._submit(self.engine, example, values or {})] = number, here, reservation
+                    if self.engine is not None:
+                        start(number, reservation)
+                        continue
+                    with reservation or contextlib.nullcontext():
+                        trace, score = self._evaluate(example, f"{candidate}/{example.name}/{sample}")
+                        finish(number, Outcome(trace, score, trace.error), reservation)
                 while open_:
                     ready, _ = wait(open_, return_when="FIRST_COMPLETED")
                     for future in sorted(ready, key=lambda f: open_[f][0]):
                         number, here, reservation = open_[future]
-                        outcome = self._outcome(future, asked[number], here)
+                        try:
+                            outcome = self._outcome(future, asked[number], here)
+                        except Transient as error:
+                            self.outages.count("example", error)
+                            del open_[future]
+                            start(number, reservation)
+                            continue
                         finish(number, outcome, reservation)
                         del open_[future]
             finally:
                 self._give_up(open_, asked, lambda number, *done: self._keep(asked[number], candidate, sample, *done))
         return [outcomes[number] for number in range(len(asked))]
+
+    def _evaluate(self, example: Example, scope: str) -> tuple[Trace, float]:
+        """Here and now; again while a language model is away. Each time at a fresh place: what was paid for counts."""
+        while True:
+            with place("workflow", scope):
+                try:
+                    return evaluate(self.workflow, self.metric, example.value, example.index, self.failure_score)
+                except Transient as error:
+                    self.outages.count("example", error)
 
     def _submit(self, engine: Executor, example: Example, values: Mapping[Parameter, Any]) -> Future[Any]:
         arguments: tuple[Any, ...] = (self.workflow, self.metric, example.value, example.index, self.failure_score)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -40,6 +41,20 @@ class _Counter:
 
 
 _counter: ContextVar[_Counter | None] = ContextVar("trace_core_llm_requests", default=None)
+_callers_layers: ContextVar[tuple[Layer, ...]] = ContextVar("trace_core_llm_layers", default=())
+
+
+@contextmanager
+def around_attempts(layer: Layer) -> Iterator[None]:
+    """Put ``layer`` around each request that calls in this context send, retries included, inside layers given before.
+
+    Wrappers that must see single requests use it; it reaches every GatewayLLM (``sends_requests``) beneath them.
+    """
+    token = _callers_layers.set((*_callers_layers.get(), layer))
+    try:
+        yield
+    finally:
+        _callers_layers.reset(token)
 
 
 class GatewayLLM:
@@ -58,6 +73,9 @@ class GatewayLLM:
         around_call: layers that see each request once.
         around_attempt: layers that see each attempt.
     """
+
+    sends_requests = True
+    """Whether ``around_attempts`` reaches it."""
 
     is_local = False
     """Whether the model runs on this machine: it is small then, and optimizers ask it for less at a time."""
@@ -247,6 +265,12 @@ class GatewayLLM:
                 task.cancel()
 
     async def _attempt(self, request: Request) -> Answer:
+        send: Send = self._send
+        for layer in reversed(_callers_layers.get()):
+            send = layer(send)
+        return await send(request)
+
+    async def _send(self, request: Request) -> Answer:
         counter = _counter.get()
         if counter is not None:
             counter.sent += 1

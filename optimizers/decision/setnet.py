@@ -109,7 +109,7 @@ class SetNetwork:
                 "skip": network.skip.tolist(),
             }
 
-        data = {"format": FORMAT, "sense": self.sense, "note": self.note}
+        data: dict[str, Any] = {"format": FORMAT, "sense": self.sense, "note": self.note}
         data |= {name: getattr(self, name).tolist() for name in ("center", "spread", "low", "high")}
         data |= {"encoder": layers(self.encoder), "value": layers(self.value)}
         # nine digits hold a float32, which is what training gives
