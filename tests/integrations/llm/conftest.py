@@ -65,6 +65,10 @@ def ask(
 ) -> Callable[[Row], tuple[LLM, RawServer]]:
     """ask(row) gives a model that gets this row's answers, and its server; once for each client library."""
 
+    import openai
+
+    openai.DefaultAsyncHttpxClient()  # the first import and the first TLS context take longer than some time-outs here
+
     def make(row: Row) -> tuple[LLM, RawServer]:
         server = serve(*row.acts)
         options: dict[str, Any] = {"api_key": CANARY, "base_url": server.url, "retry": no_waiting, **row.options}

@@ -167,7 +167,7 @@ def rows() -> list[Row]:
         Row("422", [fault(422, "bad shape")], errors.BadRequest, **FATAL, step=2),
         Row("redirect loop", [in_a_circle], errors.BadRequest, **FATAL),
         *[Row(name, [act], **TRANSIENT) for name, act in server],
-        Row("hang", [hang], **TRANSIENT, options={"attempt_timeout": 0.15}),
+        Row("hang", [hang], **TRANSIENT, options={"attempt_timeout": 1.5}),
         Row("drip", [drip], errors.Deadline, 1, "in a row", options={"deadline": 0.4}),
         *[Row(name, [act], **MALFORMED) for name, act in unusable],
         *[Row(f"{name}, then an answer", [act, GOOD], None, 2) for name, act in (*server[5:], *unusable[:5])],

@@ -146,7 +146,6 @@ RUNS = [
     "redirect loop",
     "503",
     "reset",
-    "hang",
     "drip",
     "HTML with 200",
     "null content",
