@@ -6,8 +6,8 @@ and held-out examples have different formulas.
 
 The function ``atoms``, a code parameter, turns a formula, which is a text, into counts of atoms; at first it sees which
 elements there are, but not the numbers behind them. The tensor ``sizes`` has what an atom of each element adds to the
-volume, and is learned by gradients. A language model alone, which may change the sizes too, can mend the function and has
-to guess the sizes; a numeric optimizer alone learns sizes for wrong counts.
+volume, and is learned by gradients. A language model alone, which may change the sizes too, can mend the function and
+has to guess the sizes; a numeric optimizer alone learns sizes for wrong counts.
 
 See docs/mixed.md for the held-out scores with a real model.
 
@@ -43,6 +43,7 @@ OPTIMIZER: dict[str, Any] = {
     "max_prompt_tokens": 1400,
     "max_answer_tokens": 240,
     "temperature": 0.8,
+    "long_code": 0,
 }
 
 
@@ -58,8 +59,8 @@ class CriticalVolumes(tc.Module):
         )
 
     @tc.bundle(trainable=True)
-    def atoms(self, formula: str) -> dict:
-        """How many atoms of each element the formula has: {symbol: count}."""
+    def atoms(self, formula: str) -> dict[str, int]:
+        """{symbol: count of atoms} of a formula such as C2H6O: the number behind a symbol is its count, or 1."""
         return {symbol: 1 for symbol in formula if symbol.isalpha()}
 
     @tc.bundle
@@ -98,7 +99,7 @@ def score(workflow: CriticalVolumes, examples: list[Any]) -> float:
             with tc.no_trace():
                 by_formula[example["formula"]] = workflow(example["formula"]).value.item()
     good = sum(abs(by_formula[e["formula"]] - e["volume"]) <= 0.1 * e["volume"] for e in examples)
-    return good / len(examples)
+    return float(good / len(examples))
 
 
 @tc.bundle

@@ -166,7 +166,9 @@ class LLMOptimizer(Optimizer):
         if len(names) <= limit:
             return names
         failing = failing_code(traces)
-        order = sorted(names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(form(p))))
+        order = sorted(
+            names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(form(p)))
+        )
         chosen = set(order[:limit])
         for parameter in chosen:
             self.turns[names[parameter]] += 1
