@@ -71,7 +71,10 @@ def _error_class(kind: Any) -> type[ExecutionError]:
 
 
 def _field(name: str) -> property:
-    return property(lambda self: getattr(self.exception, name))
+    # It can be set: Python itself notes ``name`` and ``obj`` on an AttributeError that passes by.
+    return property(
+        lambda self: getattr(self.exception, name), lambda self, value: setattr(self.exception, name, value)
+    )
 
 
 _FIELDS = (MemberDescriptorType, GetSetDescriptorType)

@@ -133,8 +133,10 @@ def test_fields_of_the_original_exception() -> None:
     assert import_error.value.name == "lib"
     with pytest.raises(KeyError, match="missing"):
         tc.node({"a": 1})["missing"]
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'nothing'") as attribute_error:
         tc.node("text").nothing  # noqa: B018
+    assert isinstance(attribute_error.value, tc.ExecutionError)
+    assert attribute_error.value.name == "nothing"
 
 
 def test_errors_can_be_pickled() -> None:
