@@ -7,18 +7,20 @@ in ``node.apply``, which does the same. torch is not imported here.
 from __future__ import annotations
 
 import operator
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from trace_core import _torch
 from trace_core._arrays import refuse_in_place
 from trace_core._extra import Extra
-from trace_core._torch import STOCHASTIC, is_default_mode, mode_now
+from trace_core._torch import STOCHASTIC, mode_now
 from trace_core._values import (
     ATOMIC,
-    PLAIN_ARGUMENTS,
+    MARKS,
     PLAIN_TENSORS,
     REFERENCE,
+    SIMPLE,
     UNSET,
-    all_atomic,
     snapshot,
     tensor_mark,
 )
@@ -39,145 +41,122 @@ def operands(args: Iterable[Any]) -> tuple[list[Any], list[Any]] | None:
     kept: list[Any] = []
     for arg in args:
         kind = type(arg)
-        if kind in ATOMIC:
-            plain.append(arg)
-            kept.append(arg)
-        elif kind is Node:
-            value = arg._value
-            kind = type(value)
+        keep = arg
+        if kind is Node:
+            arg = keep._value
+            kind = type(arg)
             if kind in PLAIN_TENSORS:
-                if value._version != arg._snap.version:
+                if arg._version != keep._snap.version:
                     return None
             elif kind not in ATOMIC:
                 return None
-            plain.append(value)
-            kept.append(arg)
         elif kind in PLAIN_TENSORS:
-            plain.append(arg)
-            kept.append(leaf(arg))
+            keep = leaf(arg)
         elif kind is tuple or kind is list:
-            if all_atomic(arg):  # shapes, dims
-                plain.append(arg)
-                kept.append(arg if kind is tuple else arg.copy())
-                continue
-            inside = operands(arg)
-            if inside is None:
+            if not SIMPLE.issuperset(map(type, arg)):
+                inside = operands(arg)
+                if inside is None:
+                    return None
+                arg, keep = kind(inside[0]), kind(inside[1])
+            elif kind is list:  # shapes, dims
+                keep = arg.copy()
+        elif kind not in SIMPLE:
+            if not isinstance(arg, Node):
                 return None
-            plain.append(kind(inside[0]))
-            kept.append(kind(inside[1]))
-        elif kind in PLAIN_ARGUMENTS:
-            plain.append(arg)
-            kept.append(arg)
-        elif kind is Version:
-            plain.append(arg._value)
-            kept.append(arg)
-        elif isinstance(arg, Node):
-            read = arg._read(None)
-            value = read._value
-            if type(value) not in PLAIN_TENSORS and type(value) not in ATOMIC:
+            keep = arg if kind is Version else arg._read(None)
+            arg = keep._value
+            kind = type(arg)
+            if kind not in PLAIN_TENSORS and kind not in ATOMIC:
                 return None
-            plain.append(value)
-            kept.append(read)
-        else:
-            return None
+        plain.append(arg)
+        kept.append(keep)
     return plain, kept
 
 
-def run(op: Operator, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Node:
+def run(op: Operator, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Node:
     """Compute and record, outside of any scope. ``kwargs`` is handed over."""
-    if len(args) == 1 and not kwargs:
-        (arg,) = args
-        if type(arg) is Node:
-            value = arg._value
-            if type(value) in PLAIN_TENSORS and value._version == arg._snap.version:
-                try:
-                    return made(fn(value), op, args, None)
-                except Exception:  # noqa: BLE001 - done again by the general path, which reports it as ExecutionError
-                    return apply(op, args, kwargs)
-    found = operands(args)
-    if found is None:
-        return apply(op, args, kwargs)
     try:
-        if not kwargs:
-            return made(fn(*found[0]), op, tuple(found[1]), None)
-        named = _named(kwargs)
-        if named is None:
-            return apply(op, args, kwargs)
-        return made(fn(*found[0], **named[0]), op, tuple(found[1]), named[1])
+        if kwargs:
+            found, named = operands(args), _named(kwargs)
+            if found is not None and named is not None:
+                return made(fn(*found[0], **named[0]), op, tuple(found[1]), named[1])
+        elif len(args) == 1 and type(args[0]) is Node:
+            node = args[0]
+            value = node._value
+            if type(value) in PLAIN_TENSORS and value._version == node._snap.version:
+                return made(fn(value), op, args)
+        else:
+            found = operands(args)
+            if found is not None:
+                return made(fn(*found[0]), op, tuple(found[1]))
     except Exception:  # noqa: BLE001 - done again by the general path, which reports it as an ExecutionError
         return apply(op, args, kwargs)
+    return apply(op, args, kwargs)
 
 
 def _named(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """``operands`` for keyword arguments, which mostly hold no tensors."""
-    for value in kwargs.values():
-        if type(value) not in ATOMIC and type(value) not in PLAIN_ARGUMENTS:
-            break
-    else:
+    if SIMPLE.issuperset(map(type, kwargs.values())):
         return kwargs, kwargs
     found = operands(kwargs.values())
-    if found is None:
-        return None
-    return dict(zip(kwargs, found[0], strict=True)), dict(zip(kwargs, found[1], strict=True))
+    return found and (dict(zip(kwargs, found[0], strict=True)), dict(zip(kwargs, found[1], strict=True)))
 
 
 def run_binary(op: Operator, fn: Callable[[Any, Any], Any], left: Node, right: Any) -> Node:
-    """``run`` for two operands, of which ``left`` is a node just read whose value is a plain tensor."""
+    """``run`` for two operands, of which the value of ``left``, as read, is a plain tensor."""
     kind = type(right)
-    kept = right
+    other = kept = right
     if kind is Node:
         other = right._value
-        if type(other) in PLAIN_TENSORS:
-            if other._version != right._snap.version:
-                return apply(op, (left, right))
-        elif type(other) not in ATOMIC:
+        kind = type(other)
+        if kind not in PLAIN_TENSORS and kind not in ATOMIC:
             return apply(op, (left, right))
-    elif kind in ATOMIC:
-        other = right
     elif kind in PLAIN_TENSORS:
-        other = right
         kept = leaf(right)
-    elif isinstance(right, Node):
+    elif kind not in ATOMIC:
+        if not isinstance(right, Node):
+            return run(op, fn, (left, right))
         kept = right._read(None)
         other = kept._value
-        if type(other) not in PLAIN_TENSORS:
+        kind = type(other)
+        if kind not in PLAIN_TENSORS:
             return apply(op, (left, right))
-    else:
-        return run(op, fn, (left, right), None)
     try:
-        value = fn(left._value, other)
+        value = left._value
+        if value._version == left._snap.version and (kind in ATOMIC or other._version == kept._snap.version):
+            return made(fn(value, other), op, (left, kept))
     except Exception:  # noqa: BLE001 - as above
         return apply(op, (left, right))
-    return made(value, op, (left, kept), None)
+    return apply(op, (left, right))
 
 
 def run_method(op: Operator, owner: Node, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
     """``run`` for the method ``name`` of a plain tensor."""
-    if type(owner) is not Node or owner._value._version != owner._snap.version:
-        read = owner._read(None)
-        if type(read) is not Version:
-            return apply(op, (owner, name, *args), kwargs)
-        owner = read
     try:
-        method = getattr(owner._value, name)
-        if not kwargs and (not args or all_atomic(args)):
-            return made(method(*args), op, (owner, name, *args), None)
-        found = operands(args)
-        named = _named(kwargs)
-        if found is None or named is None:
-            return apply(op, (owner, name, *args), kwargs)
-        return made(method(*found[0], **named[0]), op, (owner, name, *found[1]), named[1] or None)
+        read = owner if type(owner) is Node else owner._read(None)
+        value = read._value
+        if read is not owner or value._version == read._snap.version:
+            method = getattr(value, name)
+            if not kwargs and SIMPLE.issuperset(map(type, args)):
+                return made(method(*args), op, (read, name, *args))
+            found, named = operands(args), _named(kwargs)
+            if found is not None and named is not None:
+                return made(method(*found[0], **named[0]), op, (read, name, *found[1]), named[1] or None)
     except Exception:  # noqa: BLE001 - as above
         return apply(op, (owner, name, *args), kwargs)
+    return apply(op, (owner, name, *args), kwargs)
 
 
-def made(value: Any, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Node:
+def made(value: Any, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Node:
     """The node for a result."""
     node: Any = Blank()
     node._value = value
     kind = type(value)
     if kind in PLAIN_TENSORS:
-        node._snap = tensor_mark(value)
+        try:
+            node._snap = MARKS[value._version]
+        except (IndexError, RuntimeError):
+            node._snap = tensor_mark(value)
     elif kind in ATOMIC:
         node._snap = UNSET
     elif isinstance(value, tuple):
@@ -186,7 +165,7 @@ def made(value: Any, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
         node._snap = snapshot(value)
     node.op = op
     node.args = args
-    default = is_default_mode()
+    default = _torch.is_grad_enabled() and not _torch.is_autocast_on()
     if default and kwargs is None:
         node._extra = None
     else:
@@ -220,10 +199,10 @@ _ordinary: dict[Any, Operator] = {}  # torch functions that neither write in pla
 
 def torch_function(cls: Any, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
     """torch's protocol: ``torch.relu(node)`` records. Raises MutationError for forms that write in place."""
-    if current.get() is None:
-        op = _ordinary.get(func)
-        if op is not None and not (kwargs and ("out" in kwargs or kwargs.get("inplace") is True)):
-            return run(op, func, args, kwargs)
+    op = _ordinary.get(func)
+    usual = op is not None and current.get() is None
+    if usual and (not kwargs or ("out" not in kwargs and kwargs.get("inplace") is not True)):
+        return run(op, func, args, kwargs)
     return _torch_function(func, args, kwargs)
 
 
@@ -252,7 +231,8 @@ def _torch_function(func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
 
 
 _KNOWN = 4096
-Node.__torch_function__ = classmethod(torch_function)  # type: ignore[attr-defined]
+# Bound once: torch asks a class method two or three times per call, and each time a new object would be made.
+Node.__torch_function__ = MethodType(torch_function, Node)  # type: ignore[attr-defined]
 
 
 # ---- attributes of tensors

@@ -46,19 +46,19 @@ def mode_now() -> Mode:
 
 def is_default_mode() -> bool:
     """Whether autograd records and autocast is off. torch must be loaded."""
-    return _is_grad_enabled() and not _is_autocast_on()
+    return is_grad_enabled() and not is_autocast_on()
 
 
 def _first_is_grad_enabled() -> bool:
     """Looks torch's functions up, and stands aside: they are asked at every operator."""
-    global _is_grad_enabled, _is_autocast_on
+    global is_grad_enabled, is_autocast_on
     torch: Any = sys.modules["torch"]
-    _is_grad_enabled, _is_autocast_on = torch.is_grad_enabled, torch._C._is_any_autocast_enabled
-    return _is_grad_enabled()
+    is_grad_enabled, is_autocast_on = torch.is_grad_enabled, torch._C._is_any_autocast_enabled
+    return is_grad_enabled()
 
 
-_is_grad_enabled: Callable[[], bool] = _first_is_grad_enabled
-_is_autocast_on: Callable[[], bool] = bool
+is_grad_enabled: Callable[[], bool] = _first_is_grad_enabled
+is_autocast_on: Callable[[], bool] = bool
 
 
 def autocast_now() -> bool:

@@ -16,14 +16,14 @@ MAX_BYTES: Final = 1 << 16
 
 #: torch.Tensor and torch.nn.Parameter, once torch is in use: their operators run no code of users.
 PLAIN_TENSORS: Final[set[type]] = set()
-#: Other types of arguments that torch's functions take: they cannot change and hold no nodes.
-PLAIN_ARGUMENTS: Final[set[type]] = set()
+#: ATOMIC, and once torch is in use the types of its functions' arguments that cannot change and hold no nodes.
+SIMPLE: Final[set[type]] = set(ATOMIC)
 
 
 def _note_torch() -> None:
     torch: Any = sys.modules["torch"]
     PLAIN_TENSORS.update((torch.Tensor, torch.nn.Parameter))
-    PLAIN_ARGUMENTS.update((torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format))
+    SIMPLE.update((torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format))
 
 
 class Unset:
@@ -65,14 +65,15 @@ class ByReference:
 
 
 REFERENCE: Final = ByReference()
-_BY_VERSION: Final = [ByReference(version) for version in range(64)]  # nearly all tensors; made once
+#: The marks of tensors by their change counter; made once, as nearly all tensors have a small one.
+MARKS: Final = [ByReference(version) for version in range(64)]
 
 
 def tensor_mark(tensor: Any) -> ByReference:
     """The mark for a tensor. Reads its change counter, no data."""
     try:
         version: int = tensor._version
-        return _BY_VERSION[version] if version < 64 else ByReference(version)
+        return MARKS[version] if version < 64 else ByReference(version)
     except RuntimeError:  # inference tensors keep no counter
         return REFERENCE
 

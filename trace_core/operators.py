@@ -164,9 +164,7 @@ def _forward(op: Operator) -> Callable[[Node, Any], Node]:
             return apply(op, (self, other))
         left = self if type(self) is Node else self._read(None)
         if type(left._value) in PLAIN_TENSORS:
-            if self is not left or left._value._version == left._snap.version:
-                return run_binary(op, fn, left, other)
-            return apply(op, (self, other))
+            return run_binary(op, fn, left, other)
         kind = type(other)
         if kind is Node:
             operand = other._value
@@ -230,7 +228,6 @@ def _round(self: Node, digits: Any = None) -> Node:
 
 # ---- attributes and methods of the value
 
-_tensor_methods: set[str] = set()  # methods of tensors that do not write in place
 _DELIBERATELY_ABSENT = ("_repr_", "_ipython_", "_pytest")
 
 
@@ -239,9 +236,8 @@ class BoundMethod:
 
     __slots__ = ("_name", "_owner")
 
-    def __init__(self, owner: Node, name: str) -> None:
-        self._owner = owner
-        self._name = name
+    _owner: Node
+    _name: str
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Node:
         owner, name = self._owner, self._name
@@ -269,10 +265,30 @@ class BoundMethod:
         return f"<method {self._name} of {self._owner!r}>"
 
 
+def _bound(owner: Node, name: str) -> BoundMethod:
+    method = BoundMethod()  # filled in here: a constructor of its own takes as long as all the rest
+    method._owner = owner
+    method._name = name
+    return method
+
+
+def _keep_at_hand(name: str) -> None:
+    """Give Node a property for a method of tensors. It answers as ``get_attribute`` does.
+
+    A property is found at once; ``__getattr__`` is asked only after a search that fails, and an exception made of that.
+    """
+
+    def get(node: Node) -> Any:
+        if type(node) is Node and type(node._value) in PLAIN_TENSORS:
+            return _bound(node, name)
+        return get_attribute(node, name)
+
+    if not hasattr(Node, name):
+        setattr(Node, name, property(get))
+
+
 def get_attribute(node: Node, name: str) -> Any:
     """Attribute access on a node: a method to call, or the attribute as a node; of tensors, plain metadata."""
-    if name in _tensor_methods and type(node) is Node and type(node._value) in PLAIN_TENSORS:
-        return BoundMethod(node, name)
     if (name.startswith("__") and name.endswith("__")) or name.startswith(_DELIBERATELY_ABSENT):
         raise AttributeError(f"{type(node).__name__} has no attribute {name!r}")
     frame = current.get()
@@ -293,8 +309,8 @@ def get_attribute(node: Node, name: str) -> Any:
     if callable(attribute):
         refuse_mutation(value, name)
         if type(value) in PLAIN_TENSORS:
-            _tensor_methods.add(name)
-        return BoundMethod(node, name)
+            _keep_at_hand(name)
+        return _bound(node, name)
     return apply(GETATTR, (node, name))
 
 

@@ -91,6 +91,47 @@ def test_results_of_many_forms(function: Callable[[Any], Any]) -> None:
     assert torch.equal(twice.value, result.value)
 
 
+def test_operators_go_on_where_tensors_keep_no_count_of_changes() -> None:
+    """Inference tensors have none: every form of operator works on them all the same."""
+    with torch.inference_mode():
+        plain = torch.arange(6.0).reshape(2, 3)
+        first = tensor(plain) * 2
+        for result, expected in (
+            (torch.relu(torch.relu(first)), plain * 2),
+            (first - 1, plain * 2 - 1),
+            (1 - first, 1 - plain * 2),
+            (first @ first.T, plain @ plain.T * 4),
+            (-first, -2 * plain),
+            (first[0], plain[0] * 2),
+            (first.sum(dim=0), plain.sum(dim=0) * 2),
+            (torch.cat([first, first]), torch.cat([plain, plain]) * 2),
+        ):
+            assert torch.equal(result.value, expected)
+    assert torch.equal((first + 1).value, plain * 2 + 1)
+
+
+def test_names_of_tensor_methods_are_free_on_other_values() -> None:
+    """What ``node.sum`` is depends on the node's value alone, whatever was asked of other nodes before."""
+
+    class Table:
+        mean = 3.0
+
+        def sum(self, start: int) -> int:
+            return start + 1
+
+    numbers = tensor(torch.ones(4))
+    assert numbers.sum().value == 4.0
+    assert numbers.mean().value == 1.0
+    table = tc.node(Table())
+    assert table.mean.value == 3.0
+    assert table.sum(2).value == 3
+    assert not hasattr(tc.node("text"), "sum")
+    with pytest.raises(AttributeError, match="sum"):
+        _ = tc.node(5).sum
+    assert TensorParameter(torch.ones(2)).sum().value == 2.0
+    assert tc.node("a,b").split(",").value == ["a", "b"]
+
+
 def test_several_results_unpack() -> None:
     p = TensorParameter(torch.tensor([[1.0, 5.0], [4.0, 2.0]]))
     values, indices = p.max(dim=1)
