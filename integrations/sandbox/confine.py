@@ -151,6 +151,7 @@ class Place:
         prepared: Prepared,
         rules: int = -1,
         given: int = 0,
+        ahead: bool = False,
     ) -> None:
         self.directory = directory
         self.channel = channel
@@ -159,6 +160,7 @@ class Place:
         self.prepared = prepared
         self.rules = rules  # what may be opened, -1 for anything
         self.given = given  # bytes of memory that its arguments take and that are not counted against it
+        self.ahead = ahead  # there is no request yet, so there is time
 
 
 def session(place: Place) -> None:

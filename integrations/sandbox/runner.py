@@ -218,7 +218,7 @@ class ProcessRunner:
             self._discard(worker)
             if seen.answers:  # what was answered before the worker went counts
                 return reporter.outcomes(seen, len(seen.answers))
-            if seen.forked:
+            if seen.started:
                 return self._alone(body, examples, request, reporter)
             request = replace(request, preload=())  # perhaps an import hung or killed the worker
         raise RunnerError(f"the worker process ended {_ATTEMPTS} times before it took a call")
