@@ -151,8 +151,11 @@ class Zygote:
 
     def stock(self) -> None:
         """Have processes ready for the calls to come."""
-        while len(self._waiting) < WAITING and self.alive:
-            child = Child(self.folders, preloaded=self.preloaded, ahead=True)
+        while len(self._waiting) < WAITING and self._stop.alive:
+            try:
+                child = Child(self.folders, preloaded=self.preloaded, ahead=True)
+            except OSError:  # no descriptors left, or the worker was just ended: the next call will say so
+                return
             if not self.order(child):
                 child.close(untouched=True)
                 return

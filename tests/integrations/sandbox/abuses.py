@@ -364,13 +364,19 @@ class Outside:
         return bool(self._look() == self._before)
 
 
-def processes_in(folder: Path, worker: int) -> list[int]:
-    """All processes that work below the folder, the worker left out."""
+def processes_in(folder: Path, worker: int, runner: JailRunner) -> list[int]:
+    """All processes that work below the folder, without the worker and those that wait for calls to come."""
+    waiting = [child.directory for zygote in runner._workers.values() for child in zygote._waiting]
+    waiting += [str(folder)] * len(waiting)  # not there yet
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(folder):
-                found.append(int(entry.name))
+            if entry.name.isdigit():
+                place = os.readlink(entry / "cwd")
+                if place in waiting:
+                    waiting.remove(place)  # one process in each, no more
+                elif Path(place).is_relative_to(folder):
+                    found.append(int(entry.name))
     return [pid for pid in found if pid != worker]
 
 
@@ -388,7 +394,7 @@ def try_all(outside: Outside) -> dict[str, Any]:
             except tc.TraceCoreError as error:
                 seen |= {"error": type(error).__name__, "text": str(error), "kind": getattr(error, "kind", None)}
             worker, home = runner.call(where, arguments, {}, context={})
-            seen |= {"left": processes_in(Path(home).parent, worker), "untouched": outside.untouched()}
+            seen |= {"left": processes_in(Path(home).parent, worker, runner), "untouched": outside.untouched()}
             results[name] = seen
     return results
 

@@ -345,9 +345,9 @@ def test_killing_the_worker_is_the_candidates_own_failure(run: Any, whereabouts:
 
 
 def test_stopping_the_worker(run: Any, whereabouts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_core.integrations.sandbox import zygote
+    from trace_core.integrations.sandbox import conversation
 
-    monkeypatch.setattr(zygote, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(conversation, "GRACE_SECONDS", 0.3)
     with ProcessRunner(timeout=0.5) as own:
         folder = whereabouts(own).folder
         with pytest.raises(CandidateError):
