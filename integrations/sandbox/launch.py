@@ -46,6 +46,7 @@ class Settings:
     disk_bytes: int = 256 * 1024 * 1024
     imports: frozenset[str] | None = None
     jail: Jail | None = None
+    allow_nan: bool = False
 
     def config(self, base: str) -> dict[str, Any]:
         """What a worker is told at its start."""

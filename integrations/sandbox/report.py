@@ -25,9 +25,13 @@ from trace_core.integrations.sandbox.errors import (
     Timeout,
 )
 
-if TYPE_CHECKING:
-    from trace_core.integrations.sandbox.launch import Settings, Transcript
+from trace_core.integrations.sandbox.launch import Settings
+from trace_core.integrations.sandbox.nan import where_nan
 
+if TYPE_CHECKING:
+    from trace_core.integrations.sandbox.launch import Transcript
+
+NO_LIMITS = Settings(timeout=0, cpu=0, memory_mb=0, output_bytes=0, result_bytes=0)
 MAX_TEXT = 12_000  # characters of an error's text
 MAX_FIELD = 4_000
 
@@ -91,11 +95,20 @@ class Reporter:
             return Outcome(error=self.failure(head["error"], printed), seconds=seconds)
         if len(value) > self._settings.result_bytes:
             what = f"it takes {len(value)} bytes; at most {self._settings.result_bytes}"
-            return Outcome(error=self._rejected("size", what, printed), seconds=seconds)
+            return Outcome(error=self.rejected("size", what, printed), seconds=seconds)
         try:
-            return Outcome(codec.decode(value, containers_limit=codec.MAX_CONTAINERS), seconds=seconds)
+            made = codec.decode(value, containers_limit=codec.MAX_CONTAINERS)
         except codec.CodecError as error:
-            return Outcome(error=self._rejected("protocol", str(error), printed), seconds=seconds)
+            return Outcome(error=self.rejected("protocol", str(error), printed), seconds=seconds)
+        return self.checked(made, seconds, printed)
+
+    def checked(self, value: Any, seconds: float = 0.0, printed: str = "") -> Outcome:
+        """The outcome of a value that came: itself, unless it holds what is not a number where that is not allowed."""
+        where = None if self._settings.allow_nan else where_nan(value)
+        if where is None:
+            return Outcome(value, seconds=seconds)
+        what = f"it is not a number (nan){f', at result{where:.200}' if where else ''}"
+        return Outcome(error=self.rejected("nan", what, printed), seconds=seconds)
 
     def failure(self, said: Any, printed: str = "") -> CandidateError:
         """The error for what a candidate's process said went wrong."""
@@ -110,7 +123,7 @@ class Reporter:
         if kind == "policy":
             return self._violation(message, frames, printed)
         if kind == "result":
-            return self._rejected("size" if said.get("reason") == "size" else "type", message, printed)
+            return self.rejected("size" if said.get("reason") == "size" else "type", message, printed)
         if kind == "exit":
             code = said["code"] if isinstance(said.get("code"), int) else 1
             reason = f": {message}" if message else ""
@@ -133,7 +146,7 @@ class Reporter:
             what = f"took more than {settings.timeout:g} s and was stopped"
             return Timeout(self._text(what, [], printed), limit="wall", seconds=settings.timeout)
         if seen.killed == "protocol":
-            return self._rejected("protocol", f"what came was no result ({seen.trouble})", printed)
+            return self.rejected("protocol", f"what came was no result ({seen.trouble})", printed)
         if status is None or status >= 0:
             what = f"ended its process (exit code {status}) without a result; return a value instead"
             return Crash(self._text(what, [], printed), exit_code=status)
@@ -168,10 +181,13 @@ class Reporter:
         what = f"printed, or wrote to a file, more than {self._settings.output_bytes} bytes"
         return OutputLimit(self._text(what, frames or [], printed))
 
-    def _rejected(self, reason: str, what: str, printed: str) -> CandidateError:
+    def rejected(self, reason: str, what: str, printed: str = "") -> CandidateError:
+        """The error for a result that is none."""
         text = f"the result cannot come back: {what}."
         if reason == "type":
             text += f" Return plain data made of {codec.ALLOWED}."
+        if reason == "nan":
+            text += " Return numbers, or None for what is missing."
         return ResultRejected(self._text(text, [], printed), reason=reason)
 
     def _text(self, what: str, frames: list[str], printed: str) -> str:
@@ -202,4 +218,4 @@ def _indent(text: str) -> str:
     return "\n".join("    | " + line for line in text.rstrip().splitlines())
 
 
-__all__ = ["Outcome", "Reporter"]
+__all__ = ["NO_LIMITS", "Outcome", "Reporter"]
