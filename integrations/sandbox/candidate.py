@@ -46,10 +46,13 @@ def serve(incoming: int, outgoing: int, guard: Any) -> None:
 
     ``guard`` is the system call filter that is in force, or None.
     """
-    if incoming == outgoing:
-        call_id, data, descriptors = frames.read_with_descriptors(incoming, 1)
-    else:
-        (call_id, data), descriptors = frames.read(incoming), []
+    try:
+        if incoming == outgoing:
+            call_id, data, descriptors = frames.read_with_descriptors(incoming, 1)
+        else:
+            (call_id, data), descriptors = frames.read(incoming), []
+    except frames.ChannelClosed:  # there is to be no request
+        os._exit(0)
     streams = (sys.stdout, sys.stderr)
 
     def send(head: dict[str, Any], value: bytes = b"") -> None:

@@ -6,6 +6,7 @@ It may be ordered ahead of the call: then it is forked, has its limits and its l
 from __future__ import annotations
 
 import os
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +71,21 @@ class Child:
             self._status_theirs = -1
 
     def close(self, *, untouched: bool) -> None:
-        """Let go of it; its directory can be used again if nobody uses it any more (``untouched``).
-
-        One that waits for its request sees the end of its channel, and ends.
-        """
+        """Let go of it; its directory can be used again if nobody uses it any more (``untouched``)."""
         self.let_go()
         if untouched:
             self._folders.give_back(self.directory)
         else:
             self._folders.drop(self.directory)
+
+    def dismiss(self, seconds: float) -> None:
+        """Let go of one that waits: it sees the end of its channel and leaves. Returns when it has, or after a time."""
+        self.channel.close()
+        poller = select.poll()
+        poller.register(self.status, select.POLLIN)
+        while poller.poll(1000 * seconds) and os.read(self.status, 4096):
+            continue
+        self.close(untouched=True)
 
     def let_go(self) -> None:
         """Close this side's ends; no more than that."""

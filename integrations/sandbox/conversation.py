@@ -39,6 +39,7 @@ class Conversation:
         self._reader = frames.Reader(child.id, settings.result_bytes + frames.SLACK)
         self._tools = ToolServer(request.tools)
         self._pid = 0
+        self._came = 0  # bytes of answers
         self._deadline = 0.0
         self._end = -1  # becomes readable when the process ends; -1 if only the worker can tell
         self._over = False
@@ -126,6 +127,11 @@ class Conversation:
                 if self.transcript.asks(body):
                     self._serve_tool(body)
                     continue
+                self._came += len(body)
+                if self._came > self._settings.hoard_bytes + self._examples * frames.SLACK:
+                    self._reading = False
+                    self._kill("hoard")
+                    break
                 self.transcript.take(body, self._examples)
                 finished = self.transcript.complete(self._examples)
                 self._allow(GRACE_SECONDS if finished else self._settings.timeout)
@@ -137,6 +143,8 @@ class Conversation:
 
     def _serve_tool(self, body: bytes) -> None:
         """Answer the candidate's call of a tool; its clock stands still meanwhile."""
+        if self._rest:
+            raise frames.BadFrame("a call of a tool before the answer to the last one was taken")
         started = time.monotonic()
         answer = self._tools.answer(body)
         self._deadline += time.monotonic() - started

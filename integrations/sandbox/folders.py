@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import deque
 
-from trace_core.integrations.sandbox import launch
+from trace_core.integrations.sandbox.removal import remove_tree
 
 
 class Folders:
@@ -31,7 +31,7 @@ class Folders:
     def drop(self, path: str) -> None:
         """Remove it."""
         self._taken.pop(path, None)
-        launch.remove_tree(path)
+        remove_tree(path)
 
     def give_back(self, path: str) -> None:
         """Keep it if it is still the same, untouched directory; else remove it."""
@@ -39,7 +39,7 @@ class Folders:
         if _seal(path) == seal:
             self._free.append((path, seal))
         else:
-            launch.remove_tree(path)
+            remove_tree(path)
 
 
 def _seal(path: str) -> tuple[int, ...]:

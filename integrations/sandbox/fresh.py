@@ -14,6 +14,7 @@ import msgpack
 from trace_core.errors import RunnerError
 from trace_core.integrations.sandbox import codec, frames, launch
 from trace_core.integrations.sandbox.launch import Transcript
+from trace_core.integrations.sandbox.removal import remove_tree
 from trace_core.integrations.sandbox.tools import ToolServer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Fresh:
                 transcript.keep_output(output.fileno())
             return transcript
         finally:
-            launch.remove_tree(base)
+            remove_tree(base)
 
     def _start(self, home: str, printed: str) -> subprocess.Popen[bytes]:
         options: dict[str, Any] = {"start_new_session": True}
@@ -109,6 +110,7 @@ class _Conversation:
         if stdout is None:
             return
         limit = self._settings.result_bytes + frames.SLACK
+        came = 0
         try:
             while not self.transcript.complete(self._examples):
                 call_id, body = frames.read(stdout.fileno(), limit)
@@ -117,9 +119,14 @@ class _Conversation:
                 if self.transcript.asks(body):
                     self._stop_timer()
                     answer = self._tools.answer(body)
+                    self._allow(self._settings.timeout)  # before: it may not take the answer
                     self._send([frames.HEADER.pack(self._id, len(answer)), answer])
-                    self._allow(self._settings.timeout)
                     continue
+                came += len(body)
+                if came > self._settings.hoard_bytes + self._examples * frames.SLACK:
+                    self.transcript.killed = "hoard"
+                    _kill(self._process)
+                    return
                 self.transcript.take(body, self._examples)
                 self._allow(self._settings.timeout)
         except frames.ChannelClosed:

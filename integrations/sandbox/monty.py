@@ -37,7 +37,7 @@ MEBIBYTE = 1024 * 1024
 _DENIED = frozenset({"PermissionError", "ModuleNotFoundError"})
 
 
-_PLAIN = "NoneType bool int float complex str bytes date datetime time timedelta".split()
+_PLAIN = ["NoneType", "bool", "int", "float", "complex", "str", "bytes", "date", "datetime", "time", "timedelta"]
 # What Monty has no form for, such as a function, arrives as its text, wherever in the result it is. So the types are
 # looked at there, by code that the candidate's own cannot be told from: a candidate that cheats cheats itself.
 _LOOK = """

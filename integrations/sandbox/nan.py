@@ -1,4 +1,4 @@
-"""Finds what is not a number in plain data: a comparison with it is silently false, and a metric would go on with it."""
+"""Finds what is not a number in plain data: comparisons with it are silently false, and a metric would go on."""
 
 from __future__ import annotations
 

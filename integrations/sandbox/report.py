@@ -6,6 +6,7 @@ the allow-list of ``codec``, and nothing else is believed.
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from trace_core.integrations.sandbox.errors import (
     SandboxSetupError,
     Timeout,
 )
-
 from trace_core.integrations.sandbox.launch import Settings
 from trace_core.integrations.sandbox.nan import where_nan
 
@@ -90,7 +90,7 @@ class Reporter:
 
     def _answer(self, head: dict[str, Any], value: bytes, printed: str) -> Outcome:
         seconds = head.get("seconds")
-        seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
+        seconds = float(seconds) if isinstance(seconds, float) and 0 <= seconds < math.inf else 0.0
         if "error" in head:
             return Outcome(error=self.failure(head["error"], printed), seconds=seconds)
         if len(value) > self._settings.result_bytes:
@@ -125,7 +125,8 @@ class Reporter:
         if kind == "result":
             return self.rejected("size" if said.get("reason") == "size" else "type", message, printed)
         if kind == "exit":
-            code = said["code"] if isinstance(said.get("code"), int) else 1
+            code = said.get("code")
+            code = code if isinstance(code, int) and abs(code) < 1 << 31 else 1
             reason = f": {message}" if message else ""
             what = f"left the interpreter (sys.exit, code {code}{reason}); return a value instead"
             return Crash(self._text(what, frames, printed), exit_code=code)
@@ -145,6 +146,9 @@ class Reporter:
         if seen.killed == "wall":
             what = f"took more than {settings.timeout:g} s and was stopped"
             return Timeout(self._text(what, [], printed), limit="wall", seconds=settings.timeout)
+        if seen.killed == "hoard":
+            what = f"the results of all examples together take more than {settings.hoard_bytes} bytes"
+            return self.rejected("size", what, printed)
         if seen.killed == "protocol":
             return self.rejected("protocol", f"what came was no result ({seen.trouble})", printed)
         if status is None or status >= 0:
@@ -194,7 +198,12 @@ class Reporter:
         parts = [f"(in {self._name}) {what}", *frames]
         if printed.strip():
             parts.append(f"  printed before that:\n{_indent(printed)}")
-        return _cut("\n".join(parts), MAX_TEXT)
+        return _cut("\n".join(parts), MAX_TEXT).translate(_UNPRINTABLE)
+
+
+# Of what the code said: characters that steer a terminal, or turn the direction of what is read.
+_STEERING = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_UNPRINTABLE = {code: "\ufffd" for code in _STEERING if chr(code) not in "\t\n"}
 
 
 def _signal_name(number: int) -> str:

@@ -41,7 +41,7 @@ def load_parts(packages: str) -> tuple[Any, Any, Any]:
     for name in ("filters", "landlock", "privileges", "seccomp"):
         load(name)
     parts = load("frames"), load("confine")
-    for name in ("build", "tool_calls"):
+    for name in ("build", "tool_calls", "removal"):
         load(name)
     return (*parts, load("candidate"))
 
@@ -246,14 +246,12 @@ class Worker:
 
     def _finish(self) -> None:
         """The host is gone: leave nothing behind."""
-        import shutil
-
         for pid in list(self._calls):
             self._kill(pid)
             os.waitpid(pid, 0)
         self._calls.clear()
         self._sweep()
-        shutil.rmtree(self._base, ignore_errors=True)
+        sys.modules["_sandbox_removal"].remove_tree(self._base)
 
 
 def serve(descriptor: str, packages: str) -> None:

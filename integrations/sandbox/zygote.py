@@ -21,6 +21,7 @@ from trace_core.integrations.sandbox import frames, launch, worker
 from trace_core.integrations.sandbox.child import Child
 from trace_core.integrations.sandbox.conversation import GRACE_SECONDS, START_SECONDS, Conversation
 from trace_core.integrations.sandbox.folders import Folders
+from trace_core.integrations.sandbox.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +48,15 @@ class Zygote:
             self._process = self._start(theirs)
         except BaseException as error:
             self._control.close()
-            launch.remove_tree(self.base)
+            remove_tree(self.base)
             if isinstance(error, OSError):
                 raise RunnerError(f"the worker process could not be started: {error}") from error
             raise
         finally:
             theirs.close()
-        self._stop = weakref.finalize(self, _shut_down, self._process, self._control, self.base, self._waiting, os.getpid())
+        self._stop = weakref.finalize(
+            self, _shut_down, self._process, self._control, self.base, self._waiting, os.getpid()
+        )
         try:
             self._greet()
         except BaseException as error:
@@ -173,7 +176,7 @@ class Zygote:
                 return None
             if wanted <= child.preloaded:
                 return child
-            child.close(untouched=True)
+            child.dismiss(GRACE_SECONDS)  # one from before something was loaded
         return None
 
     def converse(self, body: bytes, examples: int, request: Request) -> Transcript:
@@ -214,7 +217,7 @@ def _shut_down(
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    launch.remove_tree(base)
+    remove_tree(base)
 
 
 __all__ = ["WAITING", "Zygote"]

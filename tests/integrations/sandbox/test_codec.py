@@ -356,7 +356,9 @@ def test_results_are_held_to_the_same_types(run: Any, expression: str) -> None:
 def test_what_is_not_a_number_is_rejected_unless_it_is_allowed(
     strict: ProcessRunner, run: Any, expression: str, where: str
 ) -> None:
-    source = f"import numpy\nfrom collections import deque\nfrom decimal import Decimal\ndef f():\n    return {expression}"
+    source = (
+        f"import numpy\nfrom collections import deque\nfrom decimal import Decimal\ndef f():\n    return {expression}"
+    )
     with pytest.raises(ResultRejected) as caught:
         run(source, on=strict)
     assert (caught.value.reason, caught.value.kind) == ("nan", "result")
