@@ -178,8 +178,7 @@ _tensors = st.builds(
     _tensor,
     st.integers(0, 9),
     st.sampled_from(
-        ["float64", "float32", "float16", "bfloat16", "complex64", "complex128", "bool"]
-        + ["uint8", "int8", "int16", "int32", "int64"]
+        "float64 float32 float16 bfloat16 complex64 complex128 bool uint8 int8 int16 int32 int64".split()
     ),
     st.integers(0, 2),
     _layouts,
@@ -356,9 +355,8 @@ def test_results_are_held_to_the_same_types(run: Any, expression: str) -> None:
 def test_what_is_not_a_number_is_rejected_unless_it_is_allowed(
     strict: ProcessRunner, run: Any, expression: str, where: str
 ) -> None:
-    source = (
-        f"import numpy\nfrom collections import deque\nfrom decimal import Decimal\ndef f():\n    return {expression}"
-    )
+    names = "import numpy\nfrom collections import deque\nfrom decimal import Decimal\n"
+    source = f"{names}def f():\n    return {expression}"
     with pytest.raises(ResultRejected) as caught:
         run(source, on=strict)
     assert (caught.value.reason, caught.value.kind) == ("nan", "result")
