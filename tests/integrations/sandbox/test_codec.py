@@ -178,7 +178,20 @@ _tensors = st.builds(
     _tensor,
     st.integers(0, 9),
     st.sampled_from(
-        "float64 float32 float16 bfloat16 complex64 complex128 bool uint8 int8 int16 int32 int64".split()
+        [
+            "float64",
+            "float32",
+            "float16",
+            "bfloat16",
+            "complex64",
+            "complex128",
+            "bool",
+            "uint8",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+        ]
     ),
     st.integers(0, 2),
     _layouts,

@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="plays another system")
 
-_AWAY = "memfd_create pidfd_open waitid sched_getaffinity sched_setaffinity eventfd".split()
+_AWAY = ["memfd_create", "pidfd_open", "waitid", "sched_getaffinity", "sched_setaffinity", "eventfd"]
 _SYSTEMS = {
     "darwin": (_AWAY, "os.uname = lambda: Uname('Darwin', 'host', '23', '1', 'arm64')"),
     "win32": ([*_AWAY, "fork", "forkpty", "register_at_fork", "uname", "getuid", "setsid", "killpg"], ""),
