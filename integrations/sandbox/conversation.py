@@ -38,8 +38,8 @@ class Conversation:
         self._rest = memoryview(frames.HEADER.pack(child.id, len(body)) + body)
         self._reader = frames.Reader(child.id, settings.result_bytes + frames.SLACK)
         self._tools = ToolServer(request.tools)
+        self._tally = request.tally
         self._pid = 0
-        self._came = 0  # bytes of answers
         self._deadline = 0.0
         self._end = -1  # becomes readable when the process ends; -1 if only the worker can tell
         self._over = False
@@ -127,8 +127,7 @@ class Conversation:
                 if self.transcript.asks(body):
                     self._serve_tool(body)
                     continue
-                self._came += len(body)
-                if self._came > self._settings.hoard_bytes + self._examples * frames.SLACK:
+                if self._tally.exceeded(len(body)):
                     self._reading = False
                     self._kill("hoard")
                     break

@@ -69,6 +69,7 @@ class Fresh:
 class _Conversation:
     def __init__(self, process: subprocess.Popen[bytes], settings: Settings, examples: int, request: Request) -> None:
         self._tools = ToolServer(request.tools)
+        self._tally = request.tally
         self._process, self._settings, self._examples = process, settings, examples
         self._id = int.from_bytes(os.urandom(8), "big")
         self._timer: threading.Timer | None = None
@@ -110,7 +111,6 @@ class _Conversation:
         if stdout is None:
             return
         limit = self._settings.result_bytes + frames.SLACK
-        came = 0
         try:
             while not self.transcript.complete(self._examples):
                 call_id, body = frames.read(stdout.fileno(), limit)
@@ -122,8 +122,7 @@ class _Conversation:
                     self._allow(self._settings.timeout)  # before: it may not take the answer
                     self._send([frames.HEADER.pack(self._id, len(answer)), answer])
                     continue
-                came += len(body)
-                if came > self._settings.hoard_bytes + self._examples * frames.SLACK:
+                if self._tally.exceeded(len(body)):
                     self.transcript.killed = "hoard"
                     _kill(self._process)
                     return

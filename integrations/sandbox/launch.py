@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def hoard_bytes(self) -> int:
-        """What the results of one process may take together, before this side stops to listen."""
+        """What the results of all examples may take together."""
         return 16 * self.result_bytes
 
     def config(self, base: str) -> dict[str, Any]:

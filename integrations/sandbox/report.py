@@ -81,7 +81,8 @@ class Reporter:
             return made
         if seen.answers and seen.answers[-1][0].get("last"):  # this example has ended the process
             return made
-        missing = examples if not seen.ready else len(made) + 1  # the code could not even be loaded: true of all
+        # where the code could not even be loaded, or has filled this side's memory, it is true of all that are left
+        missing = examples if not seen.ready or seen.killed == "hoard" else len(made) + 1
         return [*made, *(Outcome(error=self._death(seen)) for _ in range(missing - len(made)))]
 
     def supervisor_killed(self) -> CandidateError:

@@ -414,6 +414,23 @@ def test_no_bytes_do_harm(data: bytes) -> None:
     codec.check(value)  # what comes out is made of the allowed types
 
 
+@pytest.mark.parametrize("zone", ["America", "a" * 5000, "../UTC", "/etc/passwd", "\0", ".", ""])
+def test_time_zones_that_are_none(zone: str) -> None:
+    packed = codec.encode(datetime.datetime(2024, 1, 1))
+    with pytest.raises(codec.CodecError):
+        codec.decode(packed[:-1] + codec.pack(zone))
+
+
+def test_many_keys_that_do_not_collide(runner: ProcessRunner, candidate: Any) -> None:
+    value = [
+        dict.fromkeys(range(30_000)),
+        set(range(30_000)),
+        {(x, -x): x for x in range(20_000)},
+        Counter("ab" * 9999),
+    ]
+    assert runner.call(candidate("def f(x):\n    return x"), (value,), {}, context={}) == value
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_values, st.data())
 def test_damaged_bytes_do_no_harm(value: Any, data: st.DataObject) -> None:
