@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trace_core.integrations.sandbox.launch import Settings, Transcript
     from trace_core.integrations.sandbox.request import Request
 
-WAITING = 2  # processes that are ready for calls to come: one is made while the other is taken
+WAITING = 3  # processes that are ready for calls to come, once there have been some: one takes as long as two calls
 _QUIETLY = getattr(socket, "MSG_NOSIGNAL", 0)  # the host may have made SIGPIPE deadly
 
 
@@ -43,6 +43,7 @@ class Zygote:
         self.base = tempfile.mkdtemp(prefix="trace_core-")
         self.folders = Folders(self.base)
         self._waiting: list[Child] = []
+        self._served = 0
         self._control, theirs = socket.socketpair()
         try:
             self._process = self._start(theirs)
@@ -154,7 +155,7 @@ class Zygote:
 
     def stock(self) -> None:
         """Have processes ready for the calls to come."""
-        while len(self._waiting) < WAITING and self._stop.alive:
+        while len(self._waiting) < min(WAITING, self._served) and self._stop.alive:
             try:
                 child = Child(self.folders, preloaded=self.preloaded, ahead=True)
             except OSError:  # no descriptors left, or the worker was just ended: the next call will say so
@@ -200,6 +201,7 @@ class Zygote:
             return conversation.transcript
         finally:
             conversation.close()
+            self._served += 1
             self.stock()
 
 
