@@ -384,7 +384,7 @@ def try_all(outside: Outside) -> dict[str, Any]:
     results = {}
     where = Candidate("return os.getppid(), os.getcwd()")
     # what must end by itself has all the time that a busy machine needs; what does not must not cost much of it
-    with jail(60.0) as patient, jail(0.5) as hasty:
+    with jail(60.0) as patient, jail(0.3) as hasty:
         patient.check()
         hasty.check()
         arguments = (str(outside.folder), os.getpid(), outside.port)
@@ -408,7 +408,7 @@ def optimize_through_all(outside: Outside) -> dict[str, Any]:
 
     folder, host, port = str(outside.folder), os.getpid(), outside.port
 
-    with jail(0.5) as runner:
+    with jail(0.3) as runner:
 
         @tc.bundle(trainable=True, isolation=runner)
         def f(outside: str, host: int, port: int) -> Any:

@@ -193,7 +193,7 @@ def test_exceptions_that_are_hard_to_show(run: Any) -> None:
         "raise KeyboardInterrupt": "KeyboardInterrupt",
         "raise GeneratorExit('x')": "GeneratorExit: x",
         "raise StopIteration": "StopIteration",
-        "raise ValueError('\\ud800\\0')": "ValueError: ?\0",
+        "raise ValueError('\\ud800\\0')": "ValueError: ?\ufffd",
         "raise SyntaxError('mine')": "SyntaxError: mine",
         "eval('1 +')": "SyntaxError: invalid syntax",
         "raise ExceptionGroup('all', [KeyError('one'), ValueError('two')])": "among them ValueError: two",
