@@ -80,7 +80,8 @@ class CodeParameter(Parameter):
             return None
         if self._isolation is None or isinstance(self._isolation, str):
             return default_runner(self._isolation)
-        return self._isolation
+        given: CodeRunner = self._isolation
+        return given
 
     def function(self, frame: Frame | None, owner: Any) -> Callable[..., Any]:
         """The function to call for the version that is read here; built once per version."""

@@ -41,6 +41,7 @@ class Conversation:
         self._tally = request.tally
         self._pid = 0
         self._deadline = 0.0
+        self._next_look = time.monotonic() + DISK_SECONDS
         self._end = -1  # becomes readable when the process ends; -1 if only the worker can tell
         self._over = False
         self._reading = True
@@ -74,15 +75,9 @@ class Conversation:
             self._wanted = wanted
         left = self._deadline - time.monotonic()
         ready = dict(self._poller.poll(min(left, DISK_SECONDS) * 1000)) if left > 0 else {}
-        if not ready:
+        if self._look_at_disk() or not ready:
             if self._deadline <= time.monotonic():
                 self._too_late()
-            elif (
-                not self.transcript.killed
-                and self._pid
-                and disk.over(self._child.directory, self._pid, self._settings.disk_bytes)
-            ):
-                self._kill("disk")
             return
         happened = ready.get(channel, 0)
         if happened & select.POLLOUT:
@@ -93,8 +88,19 @@ class Conversation:
                 self._rest = memoryview(b"")  # nobody reads any more
         if self._status in ready:
             self._read_status()
-        if self._end in ready and self.transcript.complete(self._examples):
-            self._over = True
+        if self._end in ready:
+            self._see_the_end()
+
+    def _look_at_disk(self) -> bool:
+        """Look at what it has written, if it is time to, however much it has to say meanwhile; whether it was killed."""
+        now = time.monotonic()
+        if now < self._next_look or self.transcript.killed or not self._pid:
+            return False
+        self._next_look = now + DISK_SECONDS
+        if not disk.over(self._child.directory, self._pid, self._settings.disk_bytes):
+            return False
+        self._kill("disk")
+        return True
 
     def _allow(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
@@ -178,6 +184,13 @@ class Conversation:
             except OSError:  # it has ended; the worker says how
                 return
             self._poller.register(self._end, select.POLLIN)
+
+    def _see_the_end(self) -> None:
+        """The process is gone. If all was said, there is no need to hear how it ended."""
+        self._poller.unregister(self._end)
+        while self._reading and self._read():
+            continue
+        self._over = self._over or self.transcript.complete(self._examples)
 
     def _too_late(self) -> None:
         if self.transcript.killed or not self.transcript.forked:

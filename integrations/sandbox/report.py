@@ -143,7 +143,8 @@ class Reporter:
         printed = seen.printed[-1] if seen.printed else ""
         settings, status = self._settings, seen.status
         if seen.killed == "disk":
-            return self._too_much_output(printed)
+            what = f"its files take more than {settings.disk_bytes} bytes, or are too many or too deep to count"
+            return OutputLimit(self._text(what, [], printed))
         if seen.killed == "wall":
             what = f"took more than {settings.timeout:g} s and was stopped"
             return Timeout(self._text(what, [], printed), limit="wall", seconds=settings.timeout)

@@ -222,5 +222,16 @@ MORE: dict[str, tuple[str, str]] = {
             say({'index': 0}, b'\\xdd' + struct.pack('>I', 200_001) + b'\\xc7\\x00\\x02' + members)
         """),
     ),
+    "disk fill between questions": (
+        "OutputLimit",
+        _forged("""
+            number = 0
+            while True:
+                number += 1
+                with open(str(number), 'wb') as one: one.write(bytes(1 << 20))
+                say({'tool': 'x'}, codec.encode(((), {})))
+                os.read(3, 65536)
+        """),
+    ),
     "questions without end": ("error", _forged("while True: say({'tool': 'x'}, codec.encode(((), {})))")),
 }
