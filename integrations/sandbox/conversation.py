@@ -92,7 +92,7 @@ class Conversation:
             self._see_the_end()
 
     def _look_at_disk(self) -> bool:
-        """Look at what it has written, if it is time to, however much it has to say meanwhile; whether it was killed."""
+        """Look at what it has written, if it is time to, however much it says meanwhile; whether it was killed."""
         now = time.monotonic()
         if now < self._next_look or self.transcript.killed or not self._pid:
             return False
