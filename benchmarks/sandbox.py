@@ -7,12 +7,14 @@
 
 Each contender does the same work: the dot product of a short numpy vector, on one example or on many. They take turns
 in one run. Shown are the wall-clock time, and the CPU time of all processes, which a loaded machine changes less. Last
-comes a bare ``fork`` of this program, which has numpy loaded: about what any process per call costs at least. (It is
-not among the others: after a fork a program is slower for a while, until it has its pages to itself again.)
+comes a bare ``fork`` of this program, which has numpy loaded: about what any process per call costs at least. It stands
+beside calls with pauses, too, but not beside the others: after a fork a program is slower for a while, until it has its
+pages to itself again.
 
 Contenders: ``plain`` calls the function here. ``subprocess`` starts an interpreter per call, which imports numpy.
 ``pool`` is concurrent.futures.ProcessPoolExecutor with one worker that lives on: nothing protects one call from the
-one before. ``process`` and ``jail`` are tiers of this library: one fork of a worker that has numpy loaded.
+one before. ``process`` and ``jail`` are tiers of this library: one fork of a worker that has numpy loaded. The worker
+forks ahead of the calls, so calls without a pause wait for forks where there are few processors, and others do not.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import numpy as np
 
 from trace_core.integrations.sandbox import JailRunner, ProcessRunner
 
+PAUSE = 0.02  # seconds: what a step of an optimization does between calls takes longer
 SOURCE = "import numpy as np\n\ndef f(x):\n    return float(np.dot(x, x))\n"
 TORCH = "import torch\n\ndef f(x):\n    x = torch.from_numpy(x)\n    return float(torch.dot(x, x))\n"
 
@@ -72,10 +75,11 @@ def bare_fork(_: Any) -> float:
     return 0.0
 
 
-def milliseconds(action: Callable[[], Any], times: int) -> list[float]:
-    """How long each of several runs took."""
+def milliseconds(action: Callable[[], Any], times: int, pause: float = 0.0) -> list[float]:
+    """How long each of several runs took, each ``pause`` seconds after the one before."""
     taken = []
     for _ in range(times):
+        time.sleep(pause)
         start = time.perf_counter()
         action()
         taken.append(1e3 * (time.perf_counter() - start))
@@ -94,7 +98,9 @@ def cpu_ms() -> float:
     return 1e3 * (sum(used[:4]) + ticks / os.sysconf("SC_CLK_TCK"))
 
 
-def calls(contenders: dict[str, Callable[[Any], Any]], x: Any, rounds: int, each: int) -> dict[str, list[float]]:
+def calls(
+    contenders: dict[str, Callable[[Any], Any]], x: Any, rounds: int, each: int, pause: float = 0.0
+) -> dict[str, list[float]]:
     """Times of single calls, in turns."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     used = dict.fromkeys(contenders, 0.0)
@@ -103,7 +109,8 @@ def calls(contenders: dict[str, Callable[[Any], Any]], x: Any, rounds: int, each
     for _ in range(rounds):
         for name, action in contenders.items():
             before = cpu_ms()
-            times[name] += milliseconds(lambda action=action: action(x), 1 if name == "subprocess" else each)
+            number = 1 if name == "subprocess" else each
+            times[name] += milliseconds(lambda action=action: action(x), number, pause)
             used[name] += cpu_ms() - before
     for name, taken in times.items():
         CPU[id(taken)] = used[name] / len(taken)
@@ -168,6 +175,10 @@ def main() -> None:
         }
         report["one call"] = calls(contenders, x, rounds, each)
         show("one call", report["one call"])
+
+        single = {name: contenders[name] for name in ("process", "jail")} | {"bare fork of this program": bare_fork}
+        report["one call, paused"] = calls(single, x, rounds, each, PAUSE)
+        show(f"one call, {1e3 * PAUSE:.0f} ms after the last", report["one call, paused"])
 
         examples = [((x,), {}) for _ in range(many)]
         batches: dict[str, Callable[[Any], Any]] = {

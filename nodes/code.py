@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from trace_core.errors import TraceCoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trace_core.code import CodeRunner
+    from trace_core.parameter import Parameter
 
 
 def default_runner(isolation: str | None = None) -> CodeRunner:
@@ -18,3 +23,26 @@ def default_runner(isolation: str | None = None) -> CodeRunner:
     from trace_core.integrations.sandbox import open_sandbox
 
     return open_sandbox(isolation)
+
+
+def isolation_of(names: Mapping[Parameter, str]) -> dict[str, dict[str, Any]]:
+    """Name of each code parameter -> where its proposed versions run: the tier, layers seen at work and those missing.
+
+    What cannot be had here has the tier ``none`` and a ``reason``; a runner of the user's own that does not describe
+    itself has its class's name.
+    """
+    from trace_core.code import CodeParameter
+
+    return {name: _described(parameter) for parameter, name in names.items() if isinstance(parameter, CodeParameter)}
+
+
+def _described(parameter: Any) -> dict[str, Any]:
+    try:
+        runner = parameter.runner
+        if runner is None:
+            return {"tier": "inline", "layers": [], "absent": ["everything"]}
+        describe = getattr(runner, "describe", None)
+        seen = {"tier": type(runner).__name__} if describe is None else describe()
+    except TraceCoreError as error:  # a run that never needs it goes on; one that does ends with this very error
+        return {"tier": "none", "reason": str(error)}
+    return {"tier": str(seen.get("tier")), **{name: list(seen.get(name, ())) for name in ("layers", "absent")}}

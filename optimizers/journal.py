@@ -70,6 +70,14 @@ class Journal:
             CandidateRow(candidate, event.step, (self._parent,), status, event.score, proposal.reason, detail, values)
         )
 
+    def note_isolation(self) -> None:
+        """Write where proposed code runs and what was seen to hold it there, if there can be any."""
+        from trace_core.nodes.code import isolation_of
+
+        found = isolation_of(self._names)
+        if found:
+            self.run.note("isolation", found)
+
     def begin(self) -> None:
         """Write the values that the run begins with."""
         from trace_core.integrations.store import CandidateRow

@@ -242,6 +242,7 @@ class _Run:
     def _begin(self) -> None:
         """The first validation, or everything that a resumed run has from its earlier parts."""
         if self.journal is not None:
+            self.journal.note_isolation()
             before = self.journal.restore(self)
             if before is not None:
                 self.before = before

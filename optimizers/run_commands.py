@@ -69,6 +69,8 @@ def show(run: str, store: Path) -> None:
             console.print(f"forked from {row.parent}")
         if row.error:
             console.print(row.error)
+        for name, seen in row.config.get("isolation", {}).items():
+            console.print(f"{name}: proposed code runs in {_isolation(seen)}")
         steps = list(found.steps())
         if steps and steps[0].score is not None:
             console.print(f"score: {steps[0].score:.3f} -> {steps[-1].score:.3f} in {steps[-1].step} steps")
@@ -152,6 +154,14 @@ def _state(row: RunRow) -> str:
     if row.status == "running":
         return "running or killed"
     return row.status if row.stopped in (None, row.status) else f"{row.status} ({row.stopped})"
+
+
+def _isolation(seen: dict[str, Any]) -> str:
+    if "reason" in seen:
+        return f"nothing that can be had here ({seen['reason']})"
+    titles = {"layers": "seen", "absent": "not there"}
+    parts = "; ".join(f"{title}: {', '.join(seen[key])}" for key, title in titles.items() if seen.get(key))
+    return f"tier {seen['tier']!r}" + (f" ({parts})" if parts else "")
 
 
 def _when(seconds: float) -> str:

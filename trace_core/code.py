@@ -73,6 +73,16 @@ class CodeParameter(Parameter):
         """Always ``code``."""
         return "code"
 
+    @property
+    def runner(self) -> CodeRunner | None:
+        """Where proposed versions run; None for this process. Raises RunnerError where that cannot be had."""
+        if self._isolation == "inline":
+            return None
+        if self._isolation is None or isinstance(self._isolation, str):
+            return default_runner(self._isolation)
+        given: CodeRunner = self._isolation
+        return given
+
     def function(self, frame: Frame | None, owner: Any) -> Callable[..., Any]:
         """The function to call for the version that is read here; built once per version."""
         version = self._read(frame)

@@ -149,6 +149,11 @@ class Builder:
             raise NameError(f"the source defines no function {name!r}")
         return found  # type: ignore[no-any-return]
 
+    def forget_source(self, filename: str) -> None:
+        """Undo what ``candidate`` did to the interpreter."""
+        sys.modules.pop(CODE_MODULE, None)
+        linecache.cache.pop(filename, None)
+
     def _remember(self, filename: str, source: str) -> None:
         lines = source.splitlines(keepends=True)
         self.files[filename] = lines

@@ -32,6 +32,8 @@ ALLOWED = (
 )
 CodecError = arrays.CodecError
 MAX_DEPTH = 200
+MANY = 10_000  # keys, or bytes that may hold so many
+MOST_ALIKE = 1_000  # keys with the same hash
 MAX_CONTAINERS = 2_000_000  # an empty dict is one byte on the wire and 64 in memory: lengths alone do not bound memory
 
 ATOMS: frozenset[type] = frozenset({type(None), bool, int, float, complex, str, bytes, Decimal})
@@ -279,12 +281,18 @@ def decode(
             raise CodecError(f"more than {limit} containers in one value")
         return mapping
 
+    def on_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        _refuse_collisions([key for key, _ in pairs])
+        return on_dict(dict(pairs))
+
+    # what nobody is believed about is looked at before a dict is made of it, if there is room for a nasty one
+    suspicious = containers_limit is not None and len(data) > MANY
     try:
         value = msgpack.unpackb(
             data,
             ext_hook=on_extension,
             list_hook=on_list,
-            object_hook=on_dict,
+            **({"object_pairs_hook": on_pairs} if suspicious else {"object_hook": on_dict}),
             strict_map_key=False,
             unicode_errors="surrogatepass",
             raw=False,
@@ -297,6 +305,7 @@ def decode(
         AttributeError,
         InvalidOperation,
         LookupError,
+        OSError,  # a time zone that is no file
         TypeError,
         ValueError,
         RecursionError,
@@ -308,7 +317,15 @@ def decode(
     return value
 
 
+def _refuse_collisions(keys: list[Any]) -> None:
+    """Raise CodecError for keys made so that all have one hash: putting them into a dict would take hours."""
+    if len(keys) > MANY and max(Counter(map(hash, keys)).values()) > MOST_ALIKE:
+        raise CodecError("keys that were made to collide")
+
+
 def _rebuild(code: int, items: list[Any]) -> Any:
+    if code in _KEYS:
+        _refuse_collisions(items[_KEYS[code]])
     if code == TUPLE:
         return tuple(items[1:])
     if code == SET:
@@ -343,6 +360,8 @@ def _rebuild_zone(zone: Any) -> datetime.tzinfo | None:
     return zoneinfo.ZoneInfo(zone)
 
 
+_KEYS = {SET: slice(1, None), FROZENSET: slice(1, None), **dict.fromkeys((COUNTER, ORDERED), slice(1, None, 2))}
+_KEYS[DEFAULT] = slice(2, None, 2)
 _LEAVES: dict[int, Callable[[bytes], Any]] = {
     BIG_INT: lambda payload: int.from_bytes(payload, "big", signed=True),
     COMPLEX: lambda payload: complex(*msgpack.unpackb(payload)),

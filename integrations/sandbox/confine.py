@@ -30,6 +30,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 MEBIBYTE = 1024 * 1024
+STACK = 64 * MEBIBYTE  # of the first thread at most: it grows without being counted as data
 RESERVE = 64 * MEBIBYTE  # kept back from a candidate, so that its MemoryError can still be reported
 CHANNEL = 3  # the descriptor of the channel to the host, after ``descriptors``
 _MOST_RULES = 64  # rulesets that are kept
@@ -130,6 +131,7 @@ class Prepared:
             (resource.RLIMIT_FSIZE, self._wanted["output_bytes"], None),
             (resource.RLIMIT_NOFILE, self._wanted["files"], None),
             (resource.RLIMIT_CORE, 0, None),
+            (resource.RLIMIT_STACK, _stack_bytes(), None),
         ):
             _, ceiling = resource.getrlimit(which)
             top = soft if hard is None else hard
@@ -151,6 +153,7 @@ class Place:
         prepared: Prepared,
         rules: int = -1,
         given: int = 0,
+        ahead: bool = False,
     ) -> None:
         self.directory = directory
         self.channel = channel
@@ -159,6 +162,7 @@ class Place:
         self.prepared = prepared
         self.rules = rules  # what may be opened, -1 for anything
         self.given = given  # bytes of memory that its arguments take and that are not counted against it
+        self.ahead = ahead  # there is no request yet, so there is time
 
 
 def session(place: Place) -> None:
@@ -301,6 +305,12 @@ def release_reserve() -> None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def _stack_bytes() -> int:
+    """As much as the first thread may have now, within reason."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    return STACK if soft == resource.RLIM_INFINITY else min(soft, STACK)
 
 
 def _data_bytes() -> int:

@@ -66,7 +66,7 @@ class OutputLimit(CandidateError):
 
 
 class ResultRejected(CandidateError):
-    """The result cannot come back. ``reason`` is ``type``, ``size`` or ``protocol`` (what came was not a result)."""
+    """The result cannot come back. ``reason`` is ``type``, ``size``, ``nan`` or ``protocol`` (no result came)."""
 
     def __init__(self, message: str, *, reason: str = "type") -> None:
         super().__init__(message, kind="result")

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import deque
 
-from trace_core.integrations.sandbox import launch
+from trace_core.integrations.sandbox.removal import remove_tree
 
 
 class Folders:
@@ -14,7 +14,7 @@ class Folders:
     that was left as it was found is used again."""
 
     def __init__(self, base: str) -> None:
-        self._base = base
+        self.base = base
         self._free: deque[tuple[str, tuple[int, ...]]] = deque()
         self._taken: dict[str, tuple[int, ...]] = {}
 
@@ -23,10 +23,15 @@ class Folders:
         try:
             path, seal = self._free.pop()
         except IndexError:
-            path = tempfile.mkdtemp(prefix="call-", dir=self._base)
+            path = tempfile.mkdtemp(prefix="call-", dir=self.base)
             seal = _seal(path)
         self._taken[path] = seal
         return path
+
+    def drop(self, path: str) -> None:
+        """Remove it."""
+        self._taken.pop(path, None)
+        remove_tree(path)
 
     def give_back(self, path: str) -> None:
         """Keep it if it is still the same, untouched directory; else remove it."""
@@ -34,7 +39,7 @@ class Folders:
         if _seal(path) == seal:
             self._free.append((path, seal))
         else:
-            launch.remove_tree(path)
+            remove_tree(path)
 
 
 def _seal(path: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import msgpack
 from trace_core.errors import RunnerError
 from trace_core.integrations.sandbox import codec, frames, launch
 from trace_core.integrations.sandbox.launch import Transcript
+from trace_core.integrations.sandbox.removal import remove_tree
 from trace_core.integrations.sandbox.tools import ToolServer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Fresh:
                 transcript.keep_output(output.fileno())
             return transcript
         finally:
-            launch.remove_tree(base)
+            remove_tree(base)
 
     def _start(self, home: str, printed: str) -> subprocess.Popen[bytes]:
         options: dict[str, Any] = {"start_new_session": True}
@@ -68,6 +69,7 @@ class Fresh:
 class _Conversation:
     def __init__(self, process: subprocess.Popen[bytes], settings: Settings, examples: int, request: Request) -> None:
         self._tools = ToolServer(request.tools)
+        self._tally = request.tally
         self._process, self._settings, self._examples = process, settings, examples
         self._id = int.from_bytes(os.urandom(8), "big")
         self._timer: threading.Timer | None = None
@@ -117,9 +119,13 @@ class _Conversation:
                 if self.transcript.asks(body):
                     self._stop_timer()
                     answer = self._tools.answer(body)
+                    self._allow(self._settings.timeout)  # before: it may not take the answer
                     self._send([frames.HEADER.pack(self._id, len(answer)), answer])
-                    self._allow(self._settings.timeout)
                     continue
+                if self._tally.exceeded(len(body)):
+                    self.transcript.killed = "hoard"
+                    _kill(self._process)
+                    return
                 self.transcript.take(body, self._examples)
                 self._allow(self._settings.timeout)
         except frames.ChannelClosed:

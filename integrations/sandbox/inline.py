@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trace_core.errors import CandidateError
 from trace_core.integrations.sandbox.candidate import explain
-from trace_core.integrations.sandbox.launch import Settings
-from trace_core.integrations.sandbox.report import Outcome, Reporter
+from trace_core.integrations.sandbox.report import NO_LIMITS, Outcome, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,10 +70,7 @@ class InlineRunner:
         return Outcome(value, seconds=time.perf_counter() - started)
 
     def _failure(self, code: Code, error: Exception, files: dict[str, list[str]]) -> CandidateError:
-        return Reporter(code.name, _NO_LIMITS).failure(explain(error, files))
-
-
-_NO_LIMITS = Settings(timeout=0, cpu=0, memory_mb=0, output_bytes=0, result_bytes=0)
+        return Reporter(code.name, NO_LIMITS).failure(explain(error, files))
 
 
 async def _finish(awaitable: Any) -> Any:

@@ -45,8 +45,7 @@ _SYSTEM = (
     "/usr/share/locale",
     "/etc/ld.so.cache",
     "/etc/localtime",
-    "/dev/null",
-    "/dev/zero",
+    "/dev/null",  # not /dev/zero: mapped as shared, it is memory that no limit counts
     "/dev/random",
     "/dev/urandom",
     "/proc/cpuinfo",

@@ -46,6 +46,12 @@ class Settings:
     disk_bytes: int = 256 * 1024 * 1024
     imports: frozenset[str] | None = None
     jail: Jail | None = None
+    allow_nan: bool = False
+
+    @property
+    def hoard_bytes(self) -> int:
+        """What the results of all examples may take together."""
+        return 16 * self.result_bytes
 
     def config(self, base: str) -> dict[str, Any]:
         """What a worker is told at its start."""
@@ -159,34 +165,4 @@ def import_path() -> list[str]:
     return [entry if os.path.isabs(entry) else os.path.abspath(entry) for entry in strings]
 
 
-def remove_tree(path: str) -> None:
-    """Remove a folder with whatever a candidate left in it; what cannot be removed is left to the system."""
-    try:
-        os.rmdir(path)  # nearly always empty
-    except FileNotFoundError:
-        return
-    except OSError:
-        _remove_contents(path)
-
-
-def _remove_contents(path: str) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
-    if not os.path.lexists(path):
-        return
-    try:
-        if os.path.islink(path):  # put in the folder's place
-            os.unlink(path)
-            return
-        os.chmod(path, 0o700)
-        for folder, names, _ in os.walk(path):  # parents first, so that each can be entered when its turn comes
-            for name in names:
-                if not os.path.islink(os.path.join(folder, name)):
-                    os.chmod(os.path.join(folder, name), 0o700)
-    except OSError:  # not ours, or going away by itself
-        return
-    shutil.rmtree(path, ignore_errors=True)
-
-
-__all__ = ["Settings", "Transcript", "clean_environment", "command", "import_path", "packages", "remove_tree"]
+__all__ = ["Settings", "Transcript", "clean_environment", "command", "import_path", "packages"]

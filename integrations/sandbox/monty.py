@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
@@ -24,7 +25,7 @@ from trace_core.integrations.sandbox.errors import (
     ResultRejected,
     Timeout,
 )
-from trace_core.integrations.sandbox.report import Outcome
+from trace_core.integrations.sandbox.report import NO_LIMITS, Outcome, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,35 @@ MEBIBYTE = 1024 * 1024
 _DENIED = frozenset({"PermissionError", "ModuleNotFoundError"})
 
 
+_PLAIN = ["NoneType", "bool", "int", "float", "complex", "str", "bytes", "date", "datetime", "time", "timedelta"]
+# What Monty has no form for, such as a function, arrives as its text, wherever in the result it is. So the types are
+# looked at there, by code that the candidate's own cannot be told from: a candidate that cheats cheats itself.
+_LOOK = """
+def look_(value, path, depth):
+    kind = type(value).__name__
+    if kind in plain_:
+        return None
+    if depth > 200:
+        return ('', 'nested deeper than 200 levels, or a container that holds itself')
+    if kind == 'dict':
+        for key, item in value.items():
+            found = look_(key, path + ' (a key)', depth + 1) or look_(item, path + '[' + repr(key) + ']', depth + 1)
+            if found is not None:
+                return found
+        return None
+    if kind in ('list', 'tuple', 'set', 'frozenset'):
+        index = 0
+        for item in value:
+            found = look_(item, path + '[' + str(index) + ']', depth + 1)
+            if found is not None:
+                return found
+            index += 1
+        return None
+    return (path, 'a ' + kind)
+(look_(result_, '', 0), result_)
+"""
+
+
 class MontyRunner:
     """Runs proposed code in a part of Python: functions, closures, data, ``re``, ``json``, ``math``; no libraries.
 
@@ -45,6 +75,7 @@ class MontyRunner:
         timeout: seconds of execution per call.
         memory_mb: MiB that a call may use.
         max_result_bytes: bytes of one encoded result.
+        allow_nan: whether a result may hold what is not a number.
         tools: functions of this process that the code may call by name. They run here, unprotected.
 
     Safe for use from many threads. Raises MissingExtra if the package is not there.
@@ -58,11 +89,13 @@ class MontyRunner:
         timeout: float = 10.0,
         memory_mb: int = 256,
         max_result_bytes: int = 32 * MEBIBYTE,
+        allow_nan: bool = False,
         tools: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self._monty = require("pydantic_monty", extra="monty")
         self._timeout, self._memory_mb, self._max_result = timeout, memory_mb, max_result_bytes
         self._tools = dict(tools or {})
+        self._allow_nan = allow_nan
         self._lock = threading.Lock()
         self._pool: Any = None
         self._closed = False
@@ -135,13 +168,12 @@ class MontyRunner:
 
     def _run(self, code: Code, args: list[Any], kwargs: dict[str, Any], given: Any, tools: Any) -> Any:
         limits = {"max_feed_duration_secs": self._timeout, "max_memory": self._memory_mb * MEBIBYTE}
-        # what Monty has no form for comes back as its text: so the type is asked for there
         call = f"result_ = {'await ' if code.is_async else ''}{code.name}(*args_, **kwargs_)"
-        call += "\n(type(result_).__name__, result_)"
         try:
             with self._workers().checkout(limits=limits) as session:
                 session.feed_run(code.source, inputs=given, external_lookup=tools)
-                kind, value = session.feed_run(call, inputs={"args_": args, "kwargs_": kwargs}, external_lookup=tools)
+                session.feed_run(call, inputs={"args_": args, "kwargs_": kwargs}, external_lookup=tools)
+                found, value = session.feed_run(_LOOK, inputs={"plain_": _PLAIN})
         except self._monty.MontySyntaxError as error:
             raise CandidateSyntaxError(self._text(code, headline("SyntaxError", str(error)), error)) from None
         except self._monty.MontyRuntimeError as error:
@@ -152,19 +184,20 @@ class MontyRunner:
             raise ResultRejected(f"(in {code.name}) the result cannot come back: {error}") from None
         except self._monty.MontyError as error:
             raise RunnerError(f"Monty failed: {error}") from error
-        if isinstance(value, str) and kind != "str":
-            raise ResultRejected(f"(in {code.name}) the result cannot come back: it is a {kind}. Return plain data.")
+        return self._checked(code, found, value)
+
+    def _checked(self, code: Code, found: Any, value: Any) -> Any:
+        reporter = Reporter(code.name, replace(NO_LIMITS, allow_nan=self._allow_nan))
+        if found is not None:
+            path, what = found
+            raise reporter.rejected("type", f"it is {what}{f' (at result{path:.200})' if path else ''}")
         try:
             size = len(codec.encode(value))
         except codec.NotPlain as error:
-            raise ResultRejected(
-                f"(in {code.name}) the result cannot come back: it is {error.what}. Return plain data made of "
-                f"{codec.ALLOWED}."
-            ) from None
+            raise reporter.rejected("type", f"it is {error.what}") from None
         if size > self._max_result:
-            text = f"(in {code.name}) the result takes {size} bytes; at most {self._max_result}"
-            raise ResultRejected(text, reason="size")
-        return value
+            raise reporter.rejected("size", f"it takes {size} bytes; at most {self._max_result}")
+        return reporter.checked(value).unwrap()
 
     def _failure(self, code: Code, error: Any) -> CandidateError:
         raised = error.exception()

@@ -6,6 +6,7 @@ the allow-list of ``codec``, and nothing else is believed.
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ from trace_core.integrations.sandbox.errors import (
     SandboxSetupError,
     Timeout,
 )
+from trace_core.integrations.sandbox.launch import Settings
+from trace_core.integrations.sandbox.nan import where_nan
 
 if TYPE_CHECKING:
-    from trace_core.integrations.sandbox.launch import Settings, Transcript
+    from trace_core.integrations.sandbox.launch import Transcript
 
+NO_LIMITS = Settings(timeout=0, cpu=0, memory_mb=0, output_bytes=0, result_bytes=0)
 MAX_TEXT = 12_000  # characters of an error's text
 MAX_FIELD = 4_000
 
@@ -77,7 +81,8 @@ class Reporter:
             return made
         if seen.answers and seen.answers[-1][0].get("last"):  # this example has ended the process
             return made
-        missing = examples if not seen.ready else len(made) + 1  # the code could not even be loaded: true of all
+        # where the code could not even be loaded, or has filled this side's memory, it is true of all that are left
+        missing = examples if not seen.ready or seen.killed == "hoard" else len(made) + 1
         return [*made, *(Outcome(error=self._death(seen)) for _ in range(missing - len(made)))]
 
     def supervisor_killed(self) -> CandidateError:
@@ -86,16 +91,25 @@ class Reporter:
 
     def _answer(self, head: dict[str, Any], value: bytes, printed: str) -> Outcome:
         seconds = head.get("seconds")
-        seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
+        seconds = float(seconds) if isinstance(seconds, float) and 0 <= seconds < math.inf else 0.0
         if "error" in head:
             return Outcome(error=self.failure(head["error"], printed), seconds=seconds)
         if len(value) > self._settings.result_bytes:
             what = f"it takes {len(value)} bytes; at most {self._settings.result_bytes}"
-            return Outcome(error=self._rejected("size", what, printed), seconds=seconds)
+            return Outcome(error=self.rejected("size", what, printed), seconds=seconds)
         try:
-            return Outcome(codec.decode(value, containers_limit=codec.MAX_CONTAINERS), seconds=seconds)
+            made = codec.decode(value, containers_limit=codec.MAX_CONTAINERS)
         except codec.CodecError as error:
-            return Outcome(error=self._rejected("protocol", str(error), printed), seconds=seconds)
+            return Outcome(error=self.rejected("protocol", str(error), printed), seconds=seconds)
+        return self.checked(made, seconds, printed)
+
+    def checked(self, value: Any, seconds: float = 0.0, printed: str = "") -> Outcome:
+        """The outcome of a value that came: itself, unless it holds what is not a number where that is not allowed."""
+        where = None if self._settings.allow_nan else where_nan(value)
+        if where is None:
+            return Outcome(value, seconds=seconds)
+        what = f"it is not a number (nan){f', at result{where:.200}' if where else ''}"
+        return Outcome(error=self.rejected("nan", what, printed), seconds=seconds)
 
     def failure(self, said: Any, printed: str = "") -> CandidateError:
         """The error for what a candidate's process said went wrong."""
@@ -110,9 +124,10 @@ class Reporter:
         if kind == "policy":
             return self._violation(message, frames, printed)
         if kind == "result":
-            return self._rejected("size" if said.get("reason") == "size" else "type", message, printed)
+            return self.rejected("size" if said.get("reason") == "size" else "type", message, printed)
         if kind == "exit":
-            code = said["code"] if isinstance(said.get("code"), int) else 1
+            code = said.get("code")
+            code = code if isinstance(code, int) and abs(code) < 1 << 31 else 1
             reason = f": {message}" if message else ""
             what = f"left the interpreter (sys.exit, code {code}{reason}); return a value instead"
             return Crash(self._text(what, frames, printed), exit_code=code)
@@ -128,12 +143,16 @@ class Reporter:
         printed = seen.printed[-1] if seen.printed else ""
         settings, status = self._settings, seen.status
         if seen.killed == "disk":
-            return self._too_much_output(printed)
+            what = f"its files take more than {settings.disk_bytes} bytes, or are too many or too deep to count"
+            return OutputLimit(self._text(what, [], printed))
         if seen.killed == "wall":
             what = f"took more than {settings.timeout:g} s and was stopped"
             return Timeout(self._text(what, [], printed), limit="wall", seconds=settings.timeout)
+        if seen.killed == "hoard":
+            what = f"the results of all examples together take more than {settings.hoard_bytes} bytes"
+            return self.rejected("size", what, printed)
         if seen.killed == "protocol":
-            return self._rejected("protocol", f"what came was no result ({seen.trouble})", printed)
+            return self.rejected("protocol", f"what came was no result ({seen.trouble})", printed)
         if status is None or status >= 0:
             what = f"ended its process (exit code {status}) without a result; return a value instead"
             return Crash(self._text(what, [], printed), exit_code=status)
@@ -168,17 +187,25 @@ class Reporter:
         what = f"printed, or wrote to a file, more than {self._settings.output_bytes} bytes"
         return OutputLimit(self._text(what, frames or [], printed))
 
-    def _rejected(self, reason: str, what: str, printed: str) -> CandidateError:
+    def rejected(self, reason: str, what: str, printed: str = "") -> CandidateError:
+        """The error for a result that is none."""
         text = f"the result cannot come back: {what}."
         if reason == "type":
             text += f" Return plain data made of {codec.ALLOWED}."
+        if reason == "nan":
+            text += " Return numbers, or None for what is missing."
         return ResultRejected(self._text(text, [], printed), reason=reason)
 
     def _text(self, what: str, frames: list[str], printed: str) -> str:
         parts = [f"(in {self._name}) {what}", *frames]
         if printed.strip():
             parts.append(f"  printed before that:\n{_indent(printed)}")
-        return _cut("\n".join(parts), MAX_TEXT)
+        return _cut("\n".join(parts), MAX_TEXT).translate(_UNPRINTABLE)
+
+
+# Of what the code said: characters that steer a terminal, or turn the direction of what is read.
+_STEERING = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_UNPRINTABLE = {code: "\ufffd" for code in _STEERING if chr(code) not in "\t\n"}
 
 
 def _signal_name(number: int) -> str:
@@ -202,4 +229,4 @@ def _indent(text: str) -> str:
     return "\n".join("    | " + line for line in text.rstrip().splitlines())
 
 
-__all__ = ["Outcome", "Reporter"]
+__all__ = ["NO_LIMITS", "Outcome", "Reporter"]

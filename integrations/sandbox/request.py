@@ -27,7 +27,23 @@ _HARMLESS = """
     random re secrets statistics string struct textwrap threading time traceback types typing unicodedata urllib.parse
     uuid warnings zlib numpy torch
 """
+HEAD = 16 * 1024  # bytes that an answer may take besides its value
 _SAFE_TO_PRELOAD = frozenset(_HARMLESS.split())
+
+
+class Tally:
+    """Counts the bytes of all answers to a request, over all processes that it takes.
+
+    Each result has a limit of its own, but many of them together could fill this side's memory.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def exceeded(self, size: int) -> bool:
+        """Whether that was too much."""
+        self._left -= size
+        return self._left < 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Request:
     calls: list[bytes]
     preload: tuple[str, ...]
     store: Store  # big arrays
+    tally: Tally
     readable: tuple[str, ...] = ()  # files of the user's own modules
     tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
@@ -83,7 +100,8 @@ def pack_request(
     mentioned = needs.imports | packer.mentioned
     preload = {name for name in mentioned if name in _SAFE_TO_PRELOAD or (name in sys.modules and is_library(name))}
     preload |= store.used | packer.modules | ({"asyncio"} if code.is_async else set())
-    return Request(head, packed, tuple(sorted(preload)), store, tuple(modules.values()), tools)
+    tally = Tally(settings.hoard_bytes + len(calls) * HEAD)
+    return Request(head, packed, tuple(sorted(preload)), store, tally, tuple(modules.values()), tools)
 
 
 __all__ = ["Request", "pack_request"]

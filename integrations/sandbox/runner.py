@@ -73,6 +73,8 @@ class ProcessRunner:
         fork: False starts a new interpreter for every call, as is always done where there is no fork.
         max_disk_bytes: bytes that its files may hold in all.
         imports: top-level modules it may import, besides those this program has imported; None for any.
+        allow_nan: whether a result may hold what is not a number. By default that is a ``ResultRejected``: comparisons
+            with it are silently false, so it would go on unseen.
         tools: functions of this process that it may call by name. They run here, unprotected, on what it gives them.
     """
 
@@ -87,6 +89,7 @@ class ProcessRunner:
         fork: bool | None = None,
         max_disk_bytes: int = 256 * MEBIBYTE,
         imports: Iterable[str] | None = None,
+        allow_nan: bool = False,
         tools: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         given = {
@@ -109,6 +112,7 @@ class ProcessRunner:
             disk_bytes=max_disk_bytes,
             imports=None if imports is None else frozenset(imports),
             jail=self._jail(),
+            allow_nan=allow_nan,
         )
         self._tools = dict(tools or {})
         self._fork = _can_fork() if fork is None else fork
@@ -218,7 +222,7 @@ class ProcessRunner:
             self._discard(worker)
             if seen.answers:  # what was answered before the worker went counts
                 return reporter.outcomes(seen, len(seen.answers))
-            if seen.forked:
+            if seen.started:
                 return self._alone(body, examples, request, reporter)
             request = replace(request, preload=())  # perhaps an import hung or killed the worker
         raise RunnerError(f"the worker process ended {_ATTEMPTS} times before it took a call")

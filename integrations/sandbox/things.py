@@ -35,10 +35,17 @@ def is_library(module: str) -> bool:
     return "site-packages" in parts or "dist-packages" in parts
 
 
-def loaded_packages() -> set[str]:
-    """Top-level names of what this program has imported, this library's and the standard library's left out."""
+def loaded_packages() -> frozenset[str]:
+    """Top-level names of what this program has imported, the standard library's left out."""
+    modules = list(sys.modules)
+    return _packages(len(modules), modules[-1])
+
+
+@lru_cache(maxsize=1)
+def _packages(_count: int, _last: str) -> frozenset[str]:
+    """Thousands of names; looked at again when there are more, or others."""
     names = {name.partition(".")[0] for name in list(sys.modules)}
-    return names - sys.stdlib_module_names - {"__main__"}
+    return frozenset(names - sys.stdlib_module_names - {"__main__"})
 
 
 def own_modules() -> dict[str, str]:

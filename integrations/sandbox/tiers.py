@@ -116,13 +116,13 @@ def _auto(settings: dict[str, Any]) -> OpenSandbox:
         plain = {name: value for name, value in settings.items() if name not in ("readable", "partial")}
         return _process(plain)
     if missing:
-        _warn(f"missing here: {', '.join(missing)}")
+        _warn(f"missing here: {', '.join(missing)}", "time" if "memory limit" in missing else "time and memory")
     return made
 
 
-def _warn(why: str) -> None:
+def _warn(why: str, held: str = "time and memory") -> None:
     warnings.warn(
-        f"proposed code runs in the tier 'process', not in a jail: {why}. It is held to time and memory, but this is "
+        f"proposed code runs in the tier 'process', not in a jail: {why}. It is held to {held}, but this is "
         f"no security boundary. Set {VARIABLE}=jail to refuse, or =process to choose this",
         RuntimeWarning,
         stacklevel=4,

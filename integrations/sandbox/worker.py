@@ -15,6 +15,7 @@ from typing import Any
 HERE = os.path.dirname(os.path.abspath(__file__))
 STATUS = struct.Struct(">cqqd")  # tag, pid or wait status or errno, peak memory in KiB, CPU seconds
 FORKED, ENDED, FAILED = b"F", b"X", b"E"
+READY, SINGLE = b"ready", b"ready; no candidate can start a process"
 
 
 def load(name: str) -> Any:
@@ -40,7 +41,7 @@ def load_parts(packages: str) -> tuple[Any, Any, Any]:
     for name in ("filters", "landlock", "privileges", "seccomp"):
         load(name)
     parts = load("frames"), load("confine")
-    for name in ("build", "tool_calls"):
+    for name in ("build", "tool_calls", "removal"):
         load(name)
     return (*parts, load("candidate"))
 
@@ -66,6 +67,7 @@ class Worker:
         self._calls: dict[int, Call] = {}
         self._pid = os.getpid()
         self._tried: set[str] = set()
+        self.filtered = self._prepared.filter is not None
 
     def run(self) -> None:
         """Serve until the host is gone."""
@@ -130,6 +132,7 @@ class Worker:
             prepared=self._prepared,
             rules=rules,
             given=message["given"],
+            ahead=message["ahead"],
         )
         try:
             pid = os.fork()
@@ -148,6 +151,8 @@ class Worker:
     def _be_child(self, place: Any) -> None:
         try:
             self._confine.apply(place, self._confine.FORKED)
+            if place.ahead:
+                self._candidate.warm_up()
             self._candidate.serve(self._confine.CHANNEL, self._confine.CHANNEL, self._prepared.filter)
         except BaseException:  # noqa: BLE001 - the end of this process; the file for its output tells the host why
             import traceback
@@ -241,14 +246,12 @@ class Worker:
 
     def _finish(self) -> None:
         """The host is gone: leave nothing behind."""
-        import shutil
-
         for pid in list(self._calls):
             self._kill(pid)
             os.waitpid(pid, 0)
         self._calls.clear()
         self._sweep()
-        shutil.rmtree(self._base, ignore_errors=True)
+        sys.modules["_sandbox_removal"].remove_tree(self._base)
 
 
 def serve(descriptor: str, packages: str) -> None:
@@ -267,7 +270,7 @@ def serve(descriptor: str, packages: str) -> None:
     sys.argv[:] = [""]
     worker = Worker(control, parts, config)
     worker.settle()
-    frames.write(control.fileno(), 0, b"ready")
+    frames.write(control.fileno(), 0, SINGLE if worker.filtered else READY)
     worker.run()
     os._exit(0)
 

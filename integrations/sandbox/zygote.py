@@ -7,39 +7,30 @@ only for its own descriptors; the control socket is shared and takes one short m
 from __future__ import annotations
 
 import os
-import select
-import signal
 import socket
 import subprocess
 import tempfile
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from trace_core.errors import RunnerError
-from trace_core.integrations.sandbox import codec, disk, frames, launch
-from trace_core.integrations.sandbox.folders import Folders, output_file
-from trace_core.integrations.sandbox.launch import Transcript
-from trace_core.integrations.sandbox.tools import ToolServer
-from trace_core.integrations.sandbox.worker import ENDED, FAILED, FORKED, STATUS
+from trace_core.integrations.sandbox import frames, launch, worker
+from trace_core.integrations.sandbox.child import Child
+from trace_core.integrations.sandbox.conversation import GRACE_SECONDS, START_SECONDS, Conversation
+from trace_core.integrations.sandbox.folders import Folders
+from trace_core.integrations.sandbox.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trace_core.integrations.sandbox.launch import Settings
+    from trace_core.integrations.sandbox.launch import Settings, Transcript
     from trace_core.integrations.sandbox.request import Request
 
-START_SECONDS = 60.0  # for the interpreter to start, and for imports that the worker does for its children
-DISK_SECONDS = 0.1  # between looks at what a candidate has written
-GRACE_SECONDS = 5.0  # from the last answer, or from a kill, to the end of the process
+WAITING = 3  # processes that are ready for calls to come, once there have been some: one takes as long as two calls
 _QUIETLY = getattr(socket, "MSG_NOSIGNAL", 0)  # the host may have made SIGPIPE deadly
-
-
-class WorkerGone(Exception):
-    """The worker does not take messages any more."""
 
 
 class Zygote:
@@ -51,18 +42,22 @@ class Zygote:
         self.preloaded: set[str] = set()
         self.base = tempfile.mkdtemp(prefix="trace_core-")
         self.folders = Folders(self.base)
+        self._waiting: list[Child] = []
+        self._served = 0
         self._control, theirs = socket.socketpair()
         try:
             self._process = self._start(theirs)
         except BaseException as error:
             self._control.close()
-            launch.remove_tree(self.base)
+            remove_tree(self.base)
             if isinstance(error, OSError):
                 raise RunnerError(f"the worker process could not be started: {error}") from error
             raise
         finally:
             theirs.close()
-        self._stop = weakref.finalize(self, _shut_down, self._process, self._control, self.base, os.getpid())
+        self._stop = weakref.finalize(
+            self, _shut_down, self._process, self._control, self.base, self._waiting, os.getpid()
+        )
         try:
             self._greet()
         except BaseException as error:
@@ -91,7 +86,8 @@ class Zygote:
         config = msgpack.packb(self._settings.config(self.base), unicode_errors="surrogatepass")
         self._control.sendall(frames.HEADER.pack(0, len(config)) + config, _QUIETLY)
         header = self._receive(frames.HEADER.size)
-        self._receive(frames.HEADER.unpack(header)[1])
+        seen = self._receive(frames.HEADER.unpack(header)[1])
+        self.processes_are_single = seen == worker.SINGLE and hasattr(os, "pidfd_open")
         self._control.settimeout(GRACE_SECONDS)
 
     def _receive(self, size: int) -> bytes:
@@ -134,9 +130,12 @@ class Zygote:
         """Let go of a worker that belongs to the process this one was forked from."""
         self._stop.detach()
         self._control.close()
+        for child in self._waiting:
+            child.let_go()
+        self._waiting.clear()
 
-    def submit(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send one control message. Raises WorkerGone."""
+    def submit(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> bool:
+        """Send one control message; False if the worker does not take any more."""
         body = msgpack.packb(message)
         data = frames.HEADER.pack(message["id"], len(body)) + body
         with self._lock:
@@ -144,221 +143,83 @@ class Zygote:
                 sent = socket.send_fds(self._control, [data], list(descriptors), _QUIETLY)
                 if sent < len(data):
                     self._control.sendall(data[sent:], _QUIETLY)
-            except OSError as error:
-                raise WorkerGone(str(error)) from error
+            except OSError:
+                return False
+        return True
+
+    def order(self, child: Child) -> bool:
+        """Have a process forked; False if the worker does not take orders any more."""
+        child.ordered = self.submit(child.order(), child.descriptors())
+        child.given_away()
+        return child.ordered
+
+    def stock(self) -> None:
+        """Have processes ready for the calls to come."""
+        while len(self._waiting) < min(WAITING, self._served) and self._stop.alive:
+            try:
+                child = Child(self.folders, preloaded=self.preloaded, ahead=True)
+            except OSError:  # no descriptors left, or the worker was just ended: the next call will say so
+                return
+            if not self.order(child):
+                child.close(untouched=True)
+                return
+            self._waiting.append(child)
+
+    def _take(self, request: Request) -> Child | None:
+        """A process that waits and is fit for the request."""
+        wanted = set(request.preload)
+        if request.readable or request.store.size or not wanted <= self.preloaded:
+            return None
+        while self._waiting:
+            try:
+                child = self._waiting.pop(0)
+            except IndexError:  # another thread has taken it
+                return None
+            if wanted <= child.preloaded:
+                return child
+            child.dismiss(GRACE_SECONDS)  # one from before something was loaded
+        return None
 
     def converse(self, body: bytes, examples: int, request: Request) -> Transcript:
         """Run one request in a fork of the worker and wait for its end. Does not raise for a worker that dies."""
-        conversation = _Conversation(self, self._settings, body, examples, request)
+        while (child := self._take(request)) is not None:
+            seen = self._talk(child, body, examples, request)
+            if seen.started or seen.killed or seen.lost:
+                return seen
+            # somebody has ended it while it waited
+        preloaded = {*request.preload, *self.preloaded}
+        size = request.store.size
+        child = Child(self.folders, preloaded=preloaded, readable=request.readable, given=size, ahead=False)
+        return self._talk(child, body, examples, request)
+
+    def _talk(self, child: Child, body: bytes, examples: int, request: Request) -> Transcript:
+        conversation = Conversation(self, child, self._settings, body, examples, request)
         try:
-            conversation.run([name for name in request.preload if name not in self.preloaded])
-            if conversation.transcript.forked:
-                self.preloaded.update(request.preload)
+            conversation.run()
+            if conversation.transcript.started:
+                self.preloaded |= child.preloaded
             return conversation.transcript
         finally:
             conversation.close()
+            self._served += 1
+            self.stock()
 
 
-class _Conversation:
-    """One request: what is sent, what has come, how long it may still take."""
-
-    def __init__(self, worker: Zygote, settings: Settings, body: bytes, examples: int, request: Request) -> None:
-        self._request = request
-        self._blob = request.store.descriptor
-        self._worker, self._settings, self._examples = worker, settings, examples
-        self._id = int.from_bytes(os.urandom(8), "big")
-        self._directory = worker.folders.take()
-        self._rest = memoryview(frames.HEADER.pack(self._id, len(body)) + body)
-        self._reader = frames.Reader(self._id, settings.result_bytes + frames.SLACK)
-        self._tools = ToolServer(request.tools)
-        self._pid = 0
-        self._deadline = 0.0
-        self._over = False
-        self._reading = True
-        self._channel, self._theirs = socket.socketpair()
-        self._channel.setblocking(False)
-        self._status, self._status_theirs = os.pipe()
-        self._poller = select.poll()
-        self._poller.register(self._status, select.POLLIN)
-        self._wanted = 0  # events of the channel that the poller was told of
-        self._output = output_file(worker.base)
-        self.transcript = Transcript()
-
-    def run(self, preload: list[str]) -> None:
-        """Send the request and wait until the worker reports the end of the child."""
-        message = {
-            "do": "call",
-            "id": self._id,
-            "directory": self._directory,
-            "preload": preload,
-            "readable": list(self._request.readable),
-            "given": self._request.store.size,
-        }
-        try:
-            self._worker.submit(message, [self._theirs.fileno(), self._status_theirs, self._output])
-        except WorkerGone:
-            self.transcript.lost = self._over = True
-            return
-        self._close_theirs()
-        self._allow(START_SECONDS)
-        while not self._over:
-            self._wait()
-        while self._reading and self._read():  # the child is gone: all that it sent is here
-            continue
-        self.transcript.keep_output(self._output)
-
-    def _wait(self) -> None:
-        channel = self._channel.fileno()
-        wanted = (select.POLLIN if self._reading else 0) | (select.POLLOUT if self._rest else 0)
-        if wanted != self._wanted:
-            if self._wanted:
-                self._poller.unregister(channel)
-            if wanted:
-                self._poller.register(channel, wanted)
-            self._wanted = wanted
-        left = self._deadline - time.monotonic()
-        ready = dict(self._poller.poll(min(left, DISK_SECONDS) * 1000)) if left > 0 else {}
-        if not ready:
-            if self._deadline <= time.monotonic():
-                self._too_late()
-            elif (
-                not self.transcript.killed
-                and self._pid
-                and disk.over(self._directory, self._pid, self._settings.disk_bytes)
-            ):
-                self._kill("disk")
-            return
-        happened = ready.get(channel, 0)
-        if happened & select.POLLOUT:
-            self._write()
-        if happened & ~select.POLLOUT:
-            self._read()
-            if happened & (select.POLLHUP | select.POLLERR):
-                self._rest = memoryview(b"")  # nobody reads any more
-        if self._status in ready:
-            self._read_status()
-
-    def _allow(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-
-    def _write(self) -> None:
-        try:
-            if self._blob >= 0:  # descriptors travel with the first bytes
-                socket.send_fds(self._channel, [self._rest[:1]], [self._blob], _QUIETLY)
-                self._blob, self._rest = -1, self._rest[1:]
-            while self._rest:
-                self._rest = self._rest[self._channel.send(self._rest[: 1 << 20], _QUIETLY) :]
-        except BlockingIOError:
-            return
-        except OSError:  # the child ended before it had read everything: its status says why
-            self._rest = memoryview(b"")
-
-    def _read(self) -> bool:
-        """Take what has come; False if there is nothing more for now."""
-        try:
-            data = self._channel.recv(1 << 20)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self._reading = False
-            return False
-        try:
-            for body in self._reader.feed(data):
-                if self.transcript.asks(body):
-                    self._serve_tool(body)
-                    continue
-                self.transcript.take(body, self._examples)
-                finished = self.transcript.complete(self._examples)
-                self._allow(GRACE_SECONDS if finished else self._settings.timeout)
-        except (frames.BadFrame, codec.CodecError) as error:
-            self._reading = False
-            self.transcript.trouble = str(error)
-            self._kill("protocol")
-        return self._reading
-
-    def _serve_tool(self, body: bytes) -> None:
-        """Answer the candidate's call of a tool; its clock stands still meanwhile."""
-        started = time.monotonic()
-        answer = self._tools.answer(body)
-        self._deadline += time.monotonic() - started
-        self._rest = memoryview(bytes(self._rest) + frames.HEADER.pack(self._id, len(answer)) + answer)
-
-    def _read_status(self) -> None:
-        report = os.read(self._status, STATUS.size)  # written at once, so it is whole
-        if len(report) < STATUS.size:
-            self._lose()
-            return
-        tag, number, _, cpu = STATUS.unpack(report)
-        if tag == FORKED:
-            self._pid = number
-            self.transcript.forked = True
-            if not self.transcript.complete(self._examples):
-                self._allow(self._settings.timeout)
-        elif tag == ENDED:
-            self.transcript.status, self.transcript.cpu = os.waitstatus_to_exitcode(number), cpu
-            self._over = True
-        elif tag == FAILED:
-            self._over = True
-            raise RunnerError(f"the worker could not start a process for a call: {os.strerror(number)}")
-
-    def _too_late(self) -> None:
-        if self.transcript.killed or not self.transcript.forked:
-            # even a kill has no effect, or an import in the worker hangs: give the worker up
-            self._worker.destroy()
-            self._lose()
-        else:
-            self._kill("leftover" if self.transcript.complete(self._examples) else "wall")
-
-    def _kill(self, why: str) -> None:
-        self.transcript.killed = why
-        self._allow(GRACE_SECONDS)
-        if self._over:
-            return
-        try:
-            self._worker.submit({"do": "kill", "id": self._id})
-        except WorkerGone:
-            self._lose()
-
-    def _lose(self) -> None:
-        self.transcript.lost = self._over = True
-        if self._pid:
-            try:  # its death signal takes the child, but not what the child has started
-                os.killpg(self._pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                return
-
-    def _close_theirs(self) -> None:
-        self._theirs.close()
-        if self._status_theirs >= 0:
-            os.close(self._status_theirs)
-            self._status_theirs = -1
-
-    def close(self) -> None:
-        """Release everything; a child that still runs (the wait was interrupted) is killed."""
-        if not self._over:
-            self._kill("interrupted")
-        self._close_theirs()
-        self._channel.close()
-        os.close(self._status)
-        os.close(self._output)
-        if self._over and not self.transcript.lost:
-            self._worker.folders.give_back(self._directory)
-        else:
-            launch.remove_tree(self._directory)
-
-
-def _shut_down(process: subprocess.Popen[bytes], control: socket.socket, base: str, owner: int) -> None:
+def _shut_down(
+    process: subprocess.Popen[bytes], control: socket.socket, base: str, waiting: list[Child], owner: int
+) -> None:
     if os.getpid() != owner:
         return
+    for child in waiting:
+        child.let_go()
+    waiting.clear()
     control.close()  # the worker kills what it runs, cleans up and leaves
     try:
         process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    launch.remove_tree(base)
+    remove_tree(base)
 
 
-__all__ = ["GRACE_SECONDS", "START_SECONDS", "WorkerGone", "Zygote"]
+__all__ = ["WAITING", "Zygote"]

@@ -109,6 +109,12 @@ class Run:
             raise StoreError(f"{self.ledger.path} has no run {self.id!r} any more")
         return _run_row(rows[0])
 
+    def note(self, name: str, fact: Any) -> None:
+        """Add a fact to what the run's maker wrote down, in place of an earlier one of that name; plain data."""
+        with self.ledger.transaction():
+            config = self.row().config | {name: fact}
+            self.ledger.write("UPDATE runs SET config = ? WHERE id = ?", (_json(config), self.id))
+
     def best(self, candidate: str, score: float) -> None:
         """Note the best candidate so far."""
         self.ledger.write(

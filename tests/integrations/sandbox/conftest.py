@@ -62,27 +62,31 @@ def run(runner: ProcessRunner, candidate: Callable[..., Candidate]) -> Callable[
 class Whereabouts:
     """Where a runner's worker lives, as its candidates see it."""
 
-    def __init__(self, worker: int, folder: Path) -> None:
-        self.worker, self.folder = worker, folder
+    def __init__(self, runner: ProcessRunner, worker: int, folder: Path) -> None:
+        self._runner, self.worker, self.folder = runner, worker, folder
 
     def processes(self) -> set[int]:
-        """All processes that work in the runner's folder, the worker left out."""
+        """All processes that work in the runner's folder, without the worker and those that wait for calls to come."""
+        waiting = [child.directory for worker in self._runner._workers.values() for child in worker._waiting]
+        waiting += [str(self.folder)] * len(waiting)  # not there yet
         found = set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    inside = Path(os.readlink(entry / "cwd")).is_relative_to(self.folder)
+                    folder = os.readlink(entry / "cwd")
                 except OSError:  # gone, or somebody else's
                     continue
-                if inside and int(entry.name) != self.worker:
+                if folder in waiting:
+                    waiting.remove(folder)  # one process in each, no more
+                elif Path(folder).is_relative_to(self.folder) and int(entry.name) != self.worker:
                     found.add(int(entry.name))
         return found
 
 
 @pytest.fixture
-def whereabouts(run: Callable[..., Any]) -> Callable[..., Whereabouts]:
+def whereabouts(runner: ProcessRunner, run: Callable[..., Any]) -> Callable[..., Whereabouts]:
     def find(on: ProcessRunner | None = None) -> Whereabouts:
         worker, directory = run("import os\ndef f():\n    return os.getppid(), os.getcwd()", on=on)
-        return Whereabouts(worker, Path(directory).parent)
+        return Whereabouts(on or runner, worker, Path(directory).parent)
 
     return find

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,6 +206,73 @@ def test_too_big_a_result(survives: Any) -> None:
     assert "33554432" in str(error)
 
 
+@pytest.mark.parametrize("fork", [None, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("also", ["", "if len(seen) % 5 == 0: os._exit(1)"])
+def test_results_that_are_too_big_together(candidate: Any, fork: bool | None, also: str) -> None:
+    """Each is small enough, but all of them would be kept here; another process does not get a fresh start."""
+    if fork is False and also:
+        pytest.skip("an interpreter for each crash takes long")
+    source = f"import os\nseen = []\ndef f(x):\n    seen.append(x)\n    {also or 'pass'}\n    return 'x' * 90_000"
+    with ProcessRunner(timeout=20.0, max_result_bytes=100_000, fork=fork) as own:
+        outcomes = own.call_many(candidate(source), [((x,), {}) for x in range(80)], context={})
+    kept = [o for o in outcomes if o.error is None]
+    assert 16 <= len(kept) <= 40
+    last = outcomes[-1].error
+    assert isinstance(last, ResultRejected)
+    assert last.reason == "size"
+    assert "all examples together" in str(last)
+
+
+@pytest.mark.parametrize("fork", [None, False])
+def test_tools_that_are_asked_without_end_and_never_listened_to(run: Any, fork: bool | None) -> None:
+    source = """
+        import sys, struct, os
+        def f():
+            frame = sys._getframe()
+            while "call_id" not in frame.f_locals:
+                frame = frame.f_back
+            ident, out = frame.f_locals["call_id"], frame.f_locals["outgoing"]
+            codec = sys.modules["_sandbox_codec"]
+            head, value = codec.pack({"tool": "same"}), codec.encode((("x" * 1000,), {}))
+            body = len(head).to_bytes(4, "big") + head + value
+            while True:
+                os.write(out, struct.pack(">QQ", ident, len(body)) + body)
+    """
+    with ProcessRunner(timeout=1.0, fork=fork, tools={"same": lambda x: x}) as own:
+        with pytest.raises(CandidateError) as caught:
+            run(source, on=own)
+        assert type(caught.value) in (ResultRejected, Timeout)
+        assert run("def f():\n    return same('y')", on=own) == "y"
+
+
+def test_folders_deeper_than_a_program_can_recurse(tmp_path: Path) -> None:
+    from trace_core.integrations.sandbox.removal import remove_tree
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x")
+    top = tmp_path / "top"
+    top.mkdir()
+    before = os.getcwd()
+    os.chdir(top)
+    try:
+        for _ in range(1500):
+            os.mkdir("d")
+            os.symlink(outside, "link")
+            os.chdir("d")
+    finally:
+        os.chdir(before)
+    os.chmod(top / "d" / "d", 0)
+    remove_tree(str(top))
+    assert not top.exists()
+    assert (outside / "kept").read_text() == "x"
+    link = tmp_path / "link"
+    link.symlink_to(outside)
+    remove_tree(str(link))
+    assert not link.is_symlink()
+    assert (outside / "kept").exists()
+
+
 @pytest.mark.slow
 def test_small_bytes_that_become_many_objects(survives: Any) -> None:
     error = survives("def f():\n    return [{}] * 2_000_001", ResultRejected)
@@ -345,9 +414,9 @@ def test_killing_the_worker_is_the_candidates_own_failure(run: Any, whereabouts:
 
 
 def test_stopping_the_worker(run: Any, whereabouts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_core.integrations.sandbox import zygote
+    from trace_core.integrations.sandbox import conversation
 
-    monkeypatch.setattr(zygote, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(conversation, "GRACE_SECONDS", 0.3)
     with ProcessRunner(timeout=0.5) as own:
         folder = whereabouts(own).folder
         with pytest.raises(CandidateError):

@@ -193,7 +193,7 @@ def test_exceptions_that_are_hard_to_show(run: Any) -> None:
         "raise KeyboardInterrupt": "KeyboardInterrupt",
         "raise GeneratorExit('x')": "GeneratorExit: x",
         "raise StopIteration": "StopIteration",
-        "raise ValueError('\\ud800\\0')": "ValueError: ?\0",
+        "raise ValueError('\\ud800\\0')": "ValueError: ?\ufffd",
         "raise SyntaxError('mine')": "SyntaxError: mine",
         "eval('1 +')": "SyntaxError: invalid syntax",
         "raise ExceptionGroup('all', [KeyError('one'), ValueError('two')])": "among them ValueError: two",
@@ -264,6 +264,19 @@ def test_errors_can_be_sent_to_another_process(run: Any) -> None:
             run(f"def f():\n    return {body}")
         twin = copy.copy(caught.value)
         assert (type(twin), str(twin), vars(twin)) == (type(caught.value), str(caught.value), vars(caught.value))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_linear_algebra_has_one_thread(run: Any) -> None:
+    """A fork has none of the threads that a library had; several calls at once would fight for the processors."""
+    pytest.importorskip("numpy")
+    source = """
+        import os, numpy
+        def f():
+            numpy.ones((400, 400)) @ numpy.ones((400, 400))
+            return len(os.listdir("/proc/self/task")), os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]
+    """
+    assert run(source) == (1, "1", "1")
 
 
 def test_random_numbers_differ_from_call_to_call(run: Any) -> None:

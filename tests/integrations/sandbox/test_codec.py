@@ -27,7 +27,14 @@ numpy_strategies = pytest.importorskip("hypothesis.extra.numpy")
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Any]:
     """The default tier: what holds there is what users get."""
-    with open_sandbox(timeout=20.0, memory_mb=512) as made:
+    with open_sandbox(timeout=20.0, memory_mb=512, allow_nan=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Any]:
+    """As it comes: what is not a number is no result."""
+    with open_sandbox(timeout=20.0) as made:
         yield made
 
 
@@ -88,6 +95,8 @@ def same(a: Any, b: Any) -> bool:
         return False
     if isinstance(a, numpy.ndarray | numpy.generic):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if type(a).__module__ == "torch":
+        return a.dtype == b.dtype and a.shape == b.shape and _elements(a) == _elements(b)
     if isinstance(a, float):
         return (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
     if isinstance(a, complex):
@@ -113,6 +122,13 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _elements(tensor: Any) -> bytes:
+    import torch
+
+    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return bytes(flat.view(torch.uint8).numpy().tobytes())
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(_values, max_size=4))
 @example([2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**1000])
@@ -131,6 +147,75 @@ def test_any_value_crosses_and_comes_back(runner: ProcessRunner, candidate: Any,
         assert same(first, value)
         assert same(again, value)
         assert name == type(value).__name__
+
+
+def _big_array(seed: int, dtype: str, rows: int, how: str) -> Any:
+    """Above the size from which arrays cross in mapped memory; laid out as numpy's users have them."""
+    made = numpy.random.default_rng(seed).integers(0, 255, (rows, 1 << 15, 16), dtype="uint8").view(dtype)
+    views = {"plain": made, "transposed": made.T, "every other": made[:, ::2], "fortran": numpy.asfortranarray(made)}
+    return views[how]
+
+
+def _tensor(seed: int, dtype: str, rows: int, how: str) -> Any:
+    """Small with ``rows`` 0; else above that size, as a view of another where ``how`` says so."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.randint(0, 2, (rows * 40_000 + 3, 10), generator=generator).to(getattr(torch, dtype))
+    views = {"plain": made, "transposed": made.T, "every other": made[::2], "fortran": made.T.contiguous().T}
+    return torch.conj(made) if how == "fortran" and made.is_complex() else views[how]
+
+
+_layouts = st.sampled_from(["plain", "transposed", "every other", "fortran"])
+_big = st.builds(
+    _big_array,
+    st.integers(0, 9),
+    st.sampled_from(["f8", "f4", "f2", "c16", "c8", "i8", "<u4", ">i2", "M8[ns]", "m8[s]", "S8"]),
+    st.integers(1, 2),
+    _layouts,
+)
+_tensors = st.builds(
+    _tensor,
+    st.integers(0, 9),
+    st.sampled_from(
+        [
+            "float64",
+            "float32",
+            "float16",
+            "bfloat16",
+            "complex64",
+            "complex128",
+            "bool",
+            "uint8",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+        ]
+    ),
+    st.integers(0, 2),
+    _layouts,
+)
+_heavy = st.recursive(
+    _big | _tensors,
+    lambda inner: st.one_of(
+        st.lists(inner | _values, min_size=1, max_size=3),
+        st.tuples(inner, _values),
+        st.dictionaries(_hashable, inner, min_size=1, max_size=2),
+        st.builds(lambda one: {"twice": [one, one]}, inner),
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(_heavy)
+def test_any_array_and_tensor_crosses_and_comes_back(runner: ProcessRunner, candidate: Any, value: Any) -> None:
+    """Also those that are big enough to be mapped rather than sent, wherever in a value."""
+    pytest.importorskip("torch")
+    back = runner.call(candidate("import numpy, torch\ndef f(value):\n    return value"), (value,), {}, context={})
+    assert same(back, value)
 
 
 @pytest.mark.parametrize("depth", [1, 150])
@@ -168,6 +253,20 @@ class Zone(datetime.tzinfo):
 
 _circle: list[Any] = []
 _circle.append(_circle)
+
+
+def _refused_tensors() -> list[Any]:
+    torch = pytest.importorskip("torch")
+    made = [
+        torch.ones(2, requires_grad=True),
+        torch.nn.Parameter(torch.ones(200_000)),
+        torch.ones(2, device="meta"),
+        torch.eye(3).to_sparse(),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    ]
+    return [*made, torch.nn.Linear(1, 1), torch.float32, torch.device("cpu"), torch.Generator()]
+
+
 _refused: list[Any] = [
     object(),
     Mine(),
@@ -185,6 +284,9 @@ _refused: list[Any] = [
     numpy.array([object()]),
     numpy.zeros(2, dtype=[("a", "i4")]),
     numpy.ma.array([1]),
+    numpy.zeros(100_000).view(numpy.recarray),
+    numpy.dtype("f8"),
+    numpy.random.default_rng(0),
     datetime.datetime(2024, 1, 1, tzinfo=Zone()),
     defaultdict(lambda: 3),
     _circle,
@@ -213,6 +315,14 @@ def test_anything_else_is_refused(runner: ProcessRunner, candidate: Any, thing: 
     assert isinstance(caught.value, RunnerError)
 
 
+@pytest.mark.parametrize("which", range(9))
+def test_tensors_that_do_not_cross_are_refused(runner: ProcessRunner, candidate: Any, which: int) -> None:
+    with pytest.raises(CannotCross) as caught:
+        runner.call(candidate("def f(x):\n    return 1"), ([_refused_tensors()[which]],), {}, context={})
+    assert str(caught.value).startswith("argument 1 of f(), at [0], is")
+    assert "torch.Tensor (on the CPU, without requires_grad)" in str(caught.value)
+
+
 def test_refusal_names_the_place_and_the_type(run: Any) -> None:
     with pytest.raises(CannotCross, match=r"argument 2 of f\(\), at \['jobs'\]\[1\]\['lock'\], is a .*lock"):
         run("def f(x, y): pass", 1, {"jobs": [1, {"lock": threading.Lock()}]})
@@ -236,6 +346,43 @@ def test_results_are_held_to_the_same_types(run: Any, expression: str) -> None:
     with pytest.raises(ResultRejected) as caught:
         run(source)
     assert caught.value.reason == "type"
+
+
+@pytest.mark.parametrize(
+    ("expression", "where"),
+    [
+        ("float('nan')", "it is not a number (nan)."),
+        ("[0.5, {'loss': float('nan')}]", "at result[1]['loss']"),
+        ("(1, [0.0] * 999 + [float('nan')])", "at result[1][999]"),
+        ("complex(0, float('nan'))", "it is not a number"),
+        ("Decimal('nan')", "it is not a number"),
+        ("{float('nan'): 1}", "at result (a key)"),
+        ("{float('nan')}", "at result (an element)"),
+        ("deque([float('nan')])", "at result[0]"),
+        ("numpy.array([1.0, numpy.nan])", "it is not a number"),
+        ("{'x': numpy.float32('nan')}", "at result['x']"),
+        ("numpy.zeros(100_000) * numpy.inf", "it is not a number"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*invalid value")
+def test_what_is_not_a_number_is_rejected_unless_it_is_allowed(
+    strict: ProcessRunner, run: Any, expression: str, where: str
+) -> None:
+    names = "import numpy\nfrom collections import deque\nfrom decimal import Decimal\n"
+    source = f"{names}def f():\n    return {expression}"
+    with pytest.raises(ResultRejected) as caught:
+        run(source, on=strict)
+    assert (caught.value.reason, caught.value.kind) == ("nan", "result")
+    assert where in str(caught.value)
+    assert "Return numbers, or None for what is missing" in str(caught.value)
+    run(source)  # on one that allows it
+
+
+def test_what_looks_like_it_is_a_number(strict: ProcessRunner, run: Any) -> None:
+    source = "import numpy\ndef f():\n    return [1e999, [1e999, -1e999], 'nan', None, {}, numpy.array(['nan'])], -0.0"
+    found, zero = run(source, on=strict)
+    assert found[:5] == [math.inf, [math.inf, -math.inf], "nan", None, {}]
+    assert math.copysign(1, zero) == -1
 
 
 def test_named_tuples_and_enum_members_go_in_as_what_they_are(run: Any) -> None:
@@ -265,6 +412,23 @@ def test_no_bytes_do_harm(data: bytes) -> None:
     except codec.CodecError:
         return
     codec.check(value)  # what comes out is made of the allowed types
+
+
+@pytest.mark.parametrize("zone", ["America", "a" * 5000, "../UTC", "/etc/passwd", "\0", ".", ""])
+def test_time_zones_that_are_none(zone: str) -> None:
+    packed = codec.encode(datetime.datetime(2024, 1, 1))
+    with pytest.raises(codec.CodecError):
+        codec.decode(packed[:-1] + codec.pack(zone))
+
+
+def test_many_keys_that_do_not_collide(runner: ProcessRunner, candidate: Any) -> None:
+    value = [
+        dict.fromkeys(range(30_000)),
+        set(range(30_000)),
+        {(x, -x): x for x in range(20_000)},
+        Counter("ab" * 9999),
+    ]
+    assert runner.call(candidate("def f(x):\n    return x"), (value,), {}, context={}) == value
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

@@ -259,7 +259,7 @@ def test_a_tools_result_must_be_data(run: Any) -> None:
 def test_a_tools_time_is_not_the_candidates(run: Any) -> None:
     import threading
 
-    with JailRunner(timeout=1.0, tools={"wait": lambda: threading.Event().wait(1.3)}) as own:
+    with JailRunner(timeout=0.4, tools={"wait": lambda: threading.Event().wait(0.5)}) as own:
         assert run("def f():\n    return wait()", on=own) is False
         with pytest.raises(Timeout):
             run("def f():\n    wait()\n    while True:\n        pass", on=own)

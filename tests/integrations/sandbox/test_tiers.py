@@ -277,6 +277,7 @@ def test_monty(monty: MontyRunner, run: Any) -> None:
         ("def f():\n    return open('/etc/passwd').read()", PolicyViolation),
         ("import socket\ndef f():\n    return 1", PolicyViolation),
         ("def f():\n    return f", ResultRejected),
+        ("def f():\n    return float('nan')", ResultRejected),
     ],
 )
 def test_monty_outcomes(monty: MontyRunner, run: Any, source: str, expected: type[CandidateError]) -> None:
@@ -285,6 +286,51 @@ def test_monty_outcomes(monty: MontyRunner, run: Any, source: str, expected: typ
     assert type(caught.value) is expected
     assert str(caught.value).startswith("(in f) ")
     assert run("def f():\n    return 3", on=monty) == 3
+
+
+@pytest.mark.parametrize(
+    ("expression", "what"),
+    [
+        ("[f]", "a function (at result[0])"),
+        ("{'a': (1, f)}", "a function (at result['a'][1])"),
+        ("{f: 1}", "a function (at result (a key))"),
+        ("[1, len]", "a builtin_function_or_method (at result[1])"),
+        ("[int]", "a type"),
+        ("[range(3)]", "a range"),
+        ("[re.compile('a')]", "a Pattern"),
+        ("[re]", "a module"),
+        ("[ValueError('x')]", "a ValueError"),
+        ("{}.keys()", "a dict_keys"),
+        ("[Own()]", "a Own"),
+        ("circle", "a container that holds itself"),
+        ("[...]", "a ellipsis"),
+    ],
+)
+def test_what_monty_has_no_form_for_is_an_error_wherever_it_is(
+    monty: MontyRunner, run: Any, expression: str, what: str
+) -> None:
+    """It would arrive as its text."""
+    source = f"import re\ncircle = []\ncircle.append(circle)\nclass Own:\n    x = 1\ndef f():\n    return {expression}"
+    with pytest.raises(ResultRejected) as caught:
+        run(source, on=monty)
+    assert caught.value.reason == "type"
+    assert what in str(caught.value)
+
+
+def test_results_of_monty_keep_their_types(monty: MontyRunner, run: Any) -> None:
+    source = """
+        import datetime
+        def f():
+            day = datetime.date(2024, 1, 2)
+            text = "<function 'f' at 0xc>"
+            return [None, True, 1, 2 ** 80, 1.5, complex(1, 2), text, b"x", (1,), {1}, frozenset({2}), {"k": [day]}]
+    """
+    import datetime
+
+    seen = run(source, on=monty)
+    wanted = [None, True, 1, 2**80, 1.5, 1 + 2j, "<function 'f' at 0xc>", b"x", (1,), {1}, frozenset({2})]
+    assert seen == [*wanted, {"k": [datetime.date(2024, 1, 2)]}]
+    assert [type(x) for x in seen[:-1]] == [type(x) for x in wanted]
 
 
 def test_monty_tools_and_arguments(run: Any) -> None:
