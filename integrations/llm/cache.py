@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -30,9 +31,19 @@ class ResponseStore(Protocol):
         ...
 
 
-class _Rollout:
+_idents = itertools.count()
+
+
+class NamedRollout:
+    """What ``rollout`` puts in force.
+
+    Attributes:
+        name: of the sample.
+        ident: a number of its own in this process.
+    """
+
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.ident = name, next(_idents)
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -43,7 +54,7 @@ class _Rollout:
         return number
 
 
-_rollout: ContextVar[_Rollout | None] = ContextVar("trace_core_llm_rollout", default=None)
+_rollout: ContextVar[NamedRollout | None] = ContextVar("trace_core_llm_rollout", default=None)
 
 
 @contextmanager
@@ -54,11 +65,21 @@ def rollout(name: str | int) -> Iterator[None]:
     one rollout are told apart by their number, and the same name gives the same answers. Rollouts may be nested.
     """
     outer = _rollout.get()
-    token = _rollout.set(_Rollout(str(name) if outer is None else f"{outer.name}/{name}"))
+    token = _rollout.set(NamedRollout(str(name) if outer is None else f"{outer.name}/{name}"))
     try:
         yield
     finally:
         _rollout.reset(token)
+
+
+def current_rollout() -> NamedRollout | None:
+    """The rollout in force; None outside of any."""
+    return _rollout.get()
+
+
+def enter_rollout(named: NamedRollout) -> None:
+    """Put ``named`` in force for the rest of the present context: for contexts made for one call."""
+    _rollout.set(named)
 
 
 class Cached(Wrapper):

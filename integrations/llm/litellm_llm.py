@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
+from trace_core.integrations.accounting import is_worker
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.faults import is_connection_fault
 from trace_core.integrations.llm.gateway import GatewayLLM
@@ -207,7 +208,8 @@ class LiteLLM(GatewayLLM):
         prices: Prices | None = None,
     ) -> None:
         variable = KEY_VARIABLES.get(model.partition("/")[0])
-        if variable is not None and not api_key and not base_url and not os.environ.get(variable):
+        needed = variable is not None and not api_key and not base_url and not is_worker()
+        if variable is not None and needed and not os.environ.get(variable):
             raise errors.MissingKey(
                 f"no key for {model}: set the environment variable {variable}, or pass api_key=...; "
                 'a model without a key is "local"',

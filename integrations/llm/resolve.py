@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from trace_core.errors import MissingExtra
+from trace_core.integrations.accounting import is_worker
 from trace_core.integrations.llm.errors import UnknownModel
 from trace_core.integrations.llm.extras import installed
 
@@ -44,6 +45,10 @@ def resolve_llm(llm: str | LLM | None = None) -> LLM:
         MissingKey: the provider's key is not in the environment.
         MissingExtra: the provider needs litellm, which is not installed.
     """
+    if is_worker() and (llm is None or isinstance(llm, str)):
+        from trace_core.integrations.relay.worker import Relayed
+
+        return Relayed(llm)
     if llm is None:
         return resolve_llm(_from_environment())
     if not isinstance(llm, str):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from trace_core.integrations.accounting import relay
 from trace_core.integrations.llm.conversation import checked_messages
 from trace_core.integrations.llm.protocol import LLM, Completion, Message
 
@@ -81,7 +82,10 @@ class Wrapper:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
-        steps = self._around(Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair))
+        call = Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+        if (way := relay()) is not None:
+            return way.complete(self, call)
+        steps = self._around(call)
         try:
             step = next(steps)
             while True:
@@ -113,7 +117,10 @@ class Wrapper:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
-        steps = self._around(Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair))
+        call = Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+        if (way := relay()) is not None:
+            return await way.acomplete(self, call)
+        steps = self._around(call)
         try:
             step = next(steps)
             while True:
