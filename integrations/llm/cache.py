@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import threading
@@ -12,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from trace_core.integrations.llm.canonical import describe_call, digest, pack, unpack
+from trace_core.integrations.llm.errors import LLMError
 from trace_core.integrations.llm.protocol import Completion, Usage
-from trace_core.integrations.llm.wrapping import Call, Exchange, Wrapper
+from trace_core.integrations.llm.wrapping import Call, Exchange, Flight, Wrapper
 
 if TYPE_CHECKING:
     from trace_core.integrations.llm.protocol import LLM
@@ -87,33 +89,64 @@ class Cached(Wrapper):
 
     What is kept is a whole completion, after retries and repairs; failures are not. A kept answer has no tokens, no
     cost, and ``attempts == 0``. The key is the request (model, messages, schema, n, temperature, seed, max_tokens) with
-    the ``rollout`` it is made in: without one, equal requests get equal answers, at any temperature.
+    the ``rollout`` it is made in: without one, equal requests get equal answers, at any temperature. Equal requests
+    that come while one is under way wait for its answer, or get its error.
 
     Args:
         llm: a model by name or object.
         store: where answers are kept.
 
     Attributes:
-        hits, misses: calls answered from the store, and those that were not.
+        hits, misses: calls answered from the store, or by the one that they waited for, and those that were sent.
     """
 
     def __init__(self, llm: LLM | str, store: ResponseStore) -> None:
         super().__init__(llm)
         self._store = store
         self._lock = threading.Lock()
+        self._flights: dict[str, Flight] = {}
         self.hits = self.misses = 0
 
     def _around(self, call: Call) -> Exchange:
         key = self._key(call)
-        kept = self._read(key, call)
-        with self._lock:
-            self.hits += kept is not None
-            self.misses += kept is None
-        if kept is not None:
-            return kept
-        completion: Completion = yield call
-        self._store.put_response(key, json.dumps(pack(completion)))
-        return completion
+        waits = True
+        while True:
+            if (kept := self._read(key, call)) is not None:
+                with self._lock:
+                    self.hits += 1
+                return kept
+            with self._lock:
+                flight = self._flights.get(key) if waits else None
+                mine = Flight()
+                if flight is None:
+                    self._flights[key] = mine
+            if flight is None:
+                return (yield from self._lead(key, call, mine))
+            waits = yield flight
+            if waits and isinstance(error := flight.landed.result(), LLMError):
+                raise copy.copy(error) from error
+
+    def _lead(self, key: str, call: Call, mine: Flight) -> Exchange:
+        """Ask, and tell those who wait."""
+        failed: BaseException | None = None
+        try:
+            if (kept := self._read(key, call)) is not None:  # it landed between the first look and now
+                with self._lock:
+                    self.hits += 1
+                return kept
+            with self._lock:
+                self.misses += 1
+            completion: Completion = yield call
+            self._store.put_response(key, json.dumps(pack(completion)))
+            return completion
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            with self._lock:
+                if self._flights.get(key) is mine:
+                    del self._flights[key]
+            mine.landed.set_result(failed)
 
     def _key(self, call: Call) -> str:
         key = digest(describe_call(call, self.model))
