@@ -14,13 +14,14 @@ import json
 import threading
 from contextvars import ContextVar
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.budget import Budget, Cost
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.canonical import digest
-from trace_core.integrations.llm.prices import price_of
+from trace_core.integrations.llm.prices import find_price, price_of
 from trace_core.integrations.llm.protocol import Answer, Layer, Request, Sample, Send, Usage
 from trace_core.tokens import estimate_tokens
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trace_core.integrations.budget import Reservation
-    from trace_core.integrations.llm.prices import PriceOf
+    from trace_core.integrations.llm.prices import PriceOf, Prices
     from trace_core.integrations.relay.worker import Relay
     from trace_core.integrations.store import CallRow, Run
 
@@ -201,19 +202,20 @@ def current_role() -> str:
     return found.role if found is not None else ""
 
 
-def accounted(model: str, *, free: bool = False) -> Layer:
+def accounted(model: str, *, free: bool = False, prices: Prices | None = None) -> Layer:
     """The layer that journals a request before it is sent, and reserves what it may cost.
 
     Args:
         model: its name, by which prices are found.
         free: whether it runs on this machine and costs nothing.
+        prices: that it was given.
 
     Its ``send`` raises BudgetExhausted or UnknownPrice, and nothing was sent then.
     """
 
     def layer(send: Send) -> Send:
         async def send_accounted(request: Request) -> Answer:
-            entry = enter(request, model, usd=0.0 if free else None)
+            entry = enter(request, model, usd=0.0 if free else None, prices=prices)
             if entry is None:
                 return await send(request)
             if entry.answer is not None:
@@ -226,13 +228,14 @@ def accounted(model: str, *, free: bool = False) -> Layer:
     return layer
 
 
-def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | None:
+def enter(request: Request, model: str, *, usd: float | None = None, prices: Prices | None = None) -> Entry | None:
     """Open the accounts for one request; None where there are none. See ``accounted``.
 
     Args:
         request: what is to be sent.
         model: who is asked.
         usd: its price where that is known without a table.
+        prices: that the model was given; they go before those of the run.
     """
     here = _current.get()
     if here is None:
@@ -243,7 +246,10 @@ def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | 
         return None
     if here.budget is not None and here.budget.limits_answers and request.max_tokens is None:
         request = replace(request, max_tokens=ANSWER_TOKENS)
-    return Entry(here, request, model, estimate_of(request, model, usd, here.price or price_of))
+    price = here.price or price_of
+    if prices and find_price(model, prices) is not None:
+        price = partial(price_of, prices=prices)
+    return Entry(here, request, model, estimate_of(request, model, usd, price))
 
 
 class Entry:

@@ -96,7 +96,7 @@ class GatewayLLM:
         self._deadline = deadline
         self._attempt_timeout = attempt_timeout
         send: Send = self._attempt
-        accounts = accounted(backend.model, free=self.is_local)
+        accounts = accounted(backend.model, free=self.is_local, prices=getattr(backend, "prices", None))
         for layer in [*around_call, accounts, retrying(retry or RetryPolicy()), *around_attempt][::-1]:
             send = layer(send)
         self._send_one = send

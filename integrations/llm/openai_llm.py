@@ -71,6 +71,7 @@ class OpenAIBackend:
         self._secrets = [key, Secret(parts.password) if parts.password else None]
         self._dialect: Dialect = dialect
         self._extra = extra or {}
+        self.prices = prices
         self._prices = {} if prices is None and self._host == OPENAI_HOST else prices
         self._trust_env = trust_env
         self._limit_name = "max_completion_tokens" if self._host == OPENAI_HOST else "max_tokens"
