@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 KEY = "sk-canary-77c1d0"
@@ -37,13 +38,20 @@ def metric(output, example):
 PROPOSED = ["De", "No", "Dear", 7, "Dear f", "Dxxx", "Dear frie", "Dear friend", "Hi again"]
 
 
+class Killable(Protocol):
+    """A process under way."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+
 class Provider:
     """Answers by fixed rules. ``deadly`` is called with the count of requests so far, and says when to kill whom."""
 
     def __init__(self) -> None:
         self.bodies: list[str] = []
         self.kill_at: tuple[int, str] | None = None
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Killable | None = None
         self.hold: Callable[[], None] | None = None
         self._lock = threading.Lock()
         provider = self
@@ -133,18 +141,23 @@ OPTIMIZE = [
 ]
 
 
+def environment(provider: Provider) -> dict[str, str]:
+    """Of the command, with the provider's address and key."""
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    return kept | {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": provider.url, "COLUMNS": "200"}
+
+
 def start(folder: Path, provider: Provider, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-    environment |= {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": provider.url, "COLUMNS": "200", **more}
-    provider.process = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(CHILD), *arguments],
         cwd=folder,
-        env=environment,
+        env=environment(provider) | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    return provider.process
+    provider.process = process
+    return process
 
 
 def run(folder: Path, provider: Provider, *arguments: str, **more: str) -> tuple[int, str, str]:
@@ -155,3 +168,38 @@ def run(folder: Path, provider: Provider, *arguments: str, **more: str) -> tuple
 
 def ledger(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(folder / "runs" / "ledger.sqlite")
+
+
+class Forked:
+    """Runs the command in forked children of a process that has loaded it once: ten times faster than starting anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server = subprocess.Popen(
+            [sys.executable, str(CHILD), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, folder: Path, provider: Provider, *arguments: str, **more: str) -> tuple[int, str, str]:
+        """Exit code (that of a signal is negative), output and errors."""
+        out, err = self._folder / "out", self._folder / "err"
+        order = {"folder": str(folder), "environment": environment(provider) | more, "arguments": arguments}
+        provider.process = _Child(int(self._say(json.dumps({**order, "out": str(out), "err": str(err)}))))
+        return int(self._say("go")), out.read_text(), err.read_text()
+
+    def _say(self, line: str) -> str:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(line + "\n")
+        self._server.stdin.flush()
+        return self._server.stdout.readline()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.communicate()
+
+
+class _Child(NamedTuple):
+    pid: int
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)

@@ -6,11 +6,12 @@ import json
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from paid_run import KEY, OPTIMIZE, WORKFLOW, Provider, ledger, make_project, run, start
+from paid_run import KEY, OPTIMIZE, WORKFLOW, Forked, Provider, ledger, make_project, run, start
 
 Command = Callable[..., tuple[int, str]]
 
@@ -34,41 +35,93 @@ def end_state(folder: Path) -> dict[str, list[str]]:
     return {k: [text.replace(str(folder), "FOLDER") for text in rows] for k, rows in (found | files).items()}
 
 
+class Whole(NamedTuple):
+    """What a run is that nobody kills."""
+
+    state: dict[str, list[str]]
+    paid: int
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    made = Forked(tmp_path_factory.mktemp("forked"))
+    yield made
+    made.close()
+
+
+def whole_run(forked: Forked, provider: Provider, folder: Path, *options: str) -> Whole:
+    code, _, err = forked.run(make_project(folder), provider, *OPTIMIZE, *options)
+    assert code == 0, err
+    paid = len(provider.bodies)
+    provider.bodies.clear()
+    return Whole(end_state(folder), paid)
+
+
+def is_whole(folder: Path) -> None:
+    with ledger(folder) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def tries(folder: Path) -> tuple[int, int]:
+    """How often the end of a call was not seen, and how often calls were begun."""
+    with ledger(folder) as connection:
+        found: tuple[int, int] = connection.execute("SELECT sum(lost), sum(tries) FROM calls").fetchone()
+    return found
+
+
 @pytest.mark.slow
-def test_ten_kills_each_resumed_change_nothing_and_repeat_at_most_one_call_each(tmp_path: Path) -> None:
-    whole, killed = make_project(tmp_path / "whole"), make_project(tmp_path / "killed")
-    provider = Provider()
-    try:
-        code, _, err = run(whole, provider, *OPTIMIZE)
-        assert code == 0, err
-        paid = len(provider.bodies)
-        assert paid > 40
+def test_ten_kills_of_one_run_change_nothing_and_repeat_at_most_one_call_each(
+    forked: Forked, provider: Provider, tmp_path: Path
+) -> None:
+    """Before, within and after an answer, and at writes of the ledger."""
+    whole = whole_run(forked, provider, tmp_path / "whole")
+    assert whole.paid > 40
+    killed = make_project(tmp_path / "killed")
+    dice = random.Random(20)
+    kinds = [*("before", "middle", "after", "before", "middle"), *("write",) * 5]
+    dice.shuffle(kinds)
+    for number, kind in enumerate(kinds):
+        more = {}
+        if kind == "write":
+            more["KILL_AT"] = f"{dice.randint(5, 16)} {dice.choice(['before', 'after'])}"
+        else:
+            provider.kill_at = (dice.randint(1, 4), kind)
+        code, out, err = forked.run(killed, provider, *(OPTIMIZE if number == 0 else ["resume", "latest"]), **more)
+        assert code == -signal.SIGKILL, (number, kind, out, err)
+        is_whole(killed)
+    code, out, err = forked.run(killed, provider, "resume", "latest")
+    assert code == 0, err
+    is_whole(killed)
+    lost, begun = tries(killed)
+    assert end_state(killed) == whole.state
+    assert whole.paid <= len(provider.bodies) <= whole.paid + 10
+    assert begun == whole.paid + lost
+    assert len(provider.bodies) <= begun  # a kill between intent and request paid nothing
+    assert KEY.encode() not in (killed / "runs" / "ledger.sqlite").read_bytes()
+
+
+@pytest.mark.slow
+def test_ten_runs_each_killed_at_a_random_request(forked: Forked, provider: Provider, tmp_path: Path) -> None:
+    """One kill, anywhere between the first request and the last: the run that goes on repeats at most that request."""
+    short = ("--steps", "2")
+    whole = whole_run(forked, provider, tmp_path / "whole", *short)
+    assert whole.paid > 20
+    dice = random.Random(21)
+    for number, at in enumerate(sorted(dice.sample(range(1, whole.paid + 1), 10))):
+        folder = make_project(tmp_path / str(number))
         provider.bodies.clear()
-        dice = random.Random(20)
-        kinds = [*("before", "middle", "after", "before", "middle"), *("write",) * 5]
-        dice.shuffle(kinds)
-        for number, kind in enumerate(kinds):
-            more = {}
-            if kind == "write":
-                more["KILL_AT"] = f"{dice.randint(5, 16)} {dice.choice(['before', 'after'])}"
-            else:
-                provider.kill_at = (dice.randint(1, 4), kind)
-            code, out, err = run(killed, provider, *(OPTIMIZE if number == 0 else ["resume", "latest"]), **more)
-            assert code == -signal.SIGKILL, (number, kind, out, err)
-            with ledger(killed) as connection:
-                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        code, out, err = run(killed, provider, "resume", "latest")
-        assert code == 0, err
-        with ledger(killed) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            lost = connection.execute("SELECT sum(lost), sum(tries) FROM calls").fetchone()
-        assert end_state(killed) == end_state(whole)
-        assert paid <= len(provider.bodies) <= paid + 10
-        assert lost[1] == paid + lost[0]
-        assert len(provider.bodies) <= lost[1]  # a kill between intent and request paid nothing
-        assert KEY.encode() not in (killed / "runs" / "ledger.sqlite").read_bytes()
-    finally:
-        provider.close()
+        moment = dice.choice(["before", "middle", "after"])
+        provider.kill_at = (at, moment)
+        code, out, err = forked.run(folder, provider, *OPTIMIZE, *short)
+        assert code == -signal.SIGKILL, (at, moment, out, err)
+        assert len(provider.bodies) == at
+        is_whole(folder)
+        code, _, err = forked.run(folder, provider, "resume", "latest")
+        assert code == 0, (at, moment, err)
+        is_whole(folder)
+        lost, begun = tries(folder)
+        assert end_state(folder) == whole.state, (at, moment)
+        assert whole.paid <= len(provider.bodies) == begun == whole.paid + lost <= whole.paid + 1
 
 
 def test_a_polite_kill_marks_the_run_and_a_second_writer_is_refused(project: Path, provider: Provider) -> None:
