@@ -12,7 +12,7 @@ from trace_core.cli import main
 
 sys.path.append(str(Path(__file__).parent))  # for the helper beside this file; importlib mode adds no folders
 
-from paid_run import KEY, Provider, make_project
+from paid_run import KEY, Forked, Provider, make_project
 
 Command = Callable[..., tuple[int, str]]
 
@@ -20,6 +20,13 @@ Command = Callable[..., tuple[int, str]]
 @pytest.fixture
 def provider() -> Iterator[Provider]:
     made = Provider()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    made = Forked(tmp_path_factory.mktemp("forked"))
     yield made
     made.close()
 

@@ -6,7 +6,7 @@ import json
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,13 +40,6 @@ class Whole(NamedTuple):
 
     state: dict[str, list[str]]
     paid: int
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    made = Forked(tmp_path_factory.mktemp("forked"))
-    yield made
-    made.close()
 
 
 def whole_run(forked: Forked, provider: Provider, folder: Path, *options: str) -> Whole:
