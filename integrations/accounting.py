@@ -9,17 +9,19 @@ call. Calls that a workflow makes with a client library of its own are not seen.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 from contextvars import ContextVar
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.budget import Budget, Cost
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.canonical import digest
-from trace_core.integrations.llm.prices import price_of
+from trace_core.integrations.llm.prices import find_price, price_of
 from trace_core.integrations.llm.protocol import Answer, Layer, Request, Sample, Send, Usage
 from trace_core.tokens import estimate_tokens
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trace_core.integrations.budget import Reservation
-    from trace_core.integrations.llm.prices import PriceOf
+    from trace_core.integrations.llm.prices import PriceOf, Prices
+    from trace_core.integrations.relay.worker import Relay
     from trace_core.integrations.store import CallRow, Run
 
 #: Length of an answer where the caller sets none and a budget limits tokens or dollars: without any, none could hold.
@@ -39,10 +42,19 @@ class AccountingError(TraceCoreError):
     """A call cannot be accounted for where it is made."""
 
 
-class Account:
-    """What is in force: which run pays, from which budget, in which role, at which place in the run."""
+_idents = itertools.count()
 
-    __slots__ = ("_counts", "_lock", "budget", "closed", "price", "role", "run", "scope")
+
+class Account:
+    """What is in force: which run pays, from which budget, in which role, at which place in the run.
+
+    Attributes:
+        closed: why no further call may be made; "" while calls may. Closes the places inside, too.
+        relay: in a worker process, the way to the process that keeps the accounts.
+        ident: a number of its own in this process.
+    """
+
+    __slots__ = ("_closed", "_counts", "_lock", "_outer", "budget", "ident", "price", "relay", "role", "run", "scope")
 
     def __init__(
         self,
@@ -52,10 +64,27 @@ class Account:
         role: str = "",
         scope: str = "",
         closed: str = "",
+        relay: Relay | None = None,
+        outer: Account | None = None,
     ) -> None:
-        self.run, self.budget, self.price, self.role, self.scope, self.closed = run, budget, price, role, scope, closed
+        self.run, self.budget, self.price, self.role, self.scope = run, budget, price, role, scope
+        self.relay, self._closed, self._outer = relay, closed, outer
+        self.ident = next(_idents)
         self._counts: dict[str, int] = {}
         self._lock = threading.Lock()
+
+    @property
+    def closed(self) -> str:
+        """See Account."""
+        return self._closed or ("" if self._outer is None else self._outer.closed)
+
+    @closed.setter
+    def closed(self, why: str) -> None:
+        self._closed = why
+
+    def inner(self, role: str, scope: str) -> Account:
+        """The accounts of another place in the same run."""
+        return Account(self.run, self.budget, self.price, role, scope, relay=self.relay, outer=self)
 
     def key(self, request_hash: str) -> str:
         """A key for a call: equal requests at one place of the run are told apart by their number."""
@@ -65,6 +94,8 @@ class Account:
 
 
 _current: ContextVar[Account | None] = ContextVar("trace_core.account", default=None)
+#: Set in a worker process: why a call outside of any rollout cannot be made.
+_outside = ""
 
 
 @contextlib.contextmanager
@@ -72,8 +103,11 @@ def account(*, run: Run | None = None, budget: Budget | None = None, price: Pric
     """Calls made inside, also by threads and tasks that get this context, belong to ``run`` and ``budget``.
 
     ``price``: model -> dollars for each prompt token and each completion token, None where unknown; in place of the
-    prices that the library knows.
+    prices that the library knows; None = as around this.
     """
+    outer = _current.get()
+    if price is None and outer is not None:
+        price = outer.price
     token = _current.set(Account(run, budget, price))
     try:
         yield
@@ -88,7 +122,7 @@ def place(role: str, scope: str) -> Iterator[Account | None]:
     if outer is None:
         yield None
         return
-    inner = Account(outer.run, outer.budget, outer.price, role, scope, outer.closed)
+    inner = outer.inner(role, scope)
     token = _current.set(inner)
     try:
         yield inner
@@ -117,25 +151,71 @@ def no_calls(why: str) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextlib.contextmanager
+def in_force(here: Account) -> Iterator[None]:
+    """Calls inside belong to ``here``."""
+    token = _current.set(here)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def enter_account(here: Account) -> None:
+    """Put ``here`` in force for the rest of the present context: for contexts made for one call."""
+    _current.set(here)
+
+
+def current() -> Account | None:
+    """What is in force; None outside of any run."""
+    return _current.get()
+
+
+def worker_process(why: str) -> None:
+    """From now on this process makes no calls of its own; one outside of a rollout is refused with ``why``."""
+    global _outside
+    _outside = why
+
+
+def is_worker() -> bool:
+    """Whether calls made here are another process's to make, so that no key is needed here."""
+    here = _current.get()
+    return bool(_outside) or (here is not None and here.relay is not None)
+
+
+def relay() -> Relay | None:
+    """The way to the process that makes the calls of this one; None where it makes them itself.
+
+    Raises AccountingError in a worker process outside of a rollout.
+    """
+    here = _current.get()
+    if here is not None and here.relay is not None:
+        return here.relay
+    if _outside:
+        raise AccountingError(_outside)
+    return None
+
+
 def current_role() -> str:
     """The role in force; "" outside of any run."""
     found = _current.get()
     return found.role if found is not None else ""
 
 
-def accounted(model: str, *, free: bool = False) -> Layer:
+def accounted(model: str, *, free: bool = False, prices: Prices | None = None) -> Layer:
     """The layer that journals a request before it is sent, and reserves what it may cost.
 
     Args:
         model: its name, by which prices are found.
         free: whether it runs on this machine and costs nothing.
+        prices: that it was given.
 
     Its ``send`` raises BudgetExhausted or UnknownPrice, and nothing was sent then.
     """
 
     def layer(send: Send) -> Send:
         async def send_accounted(request: Request) -> Answer:
-            entry = enter(request, model, usd=0.0 if free else None)
+            entry = enter(request, model, usd=0.0 if free else None, prices=prices)
             if entry is None:
                 return await send(request)
             if entry.answer is not None:
@@ -148,13 +228,14 @@ def accounted(model: str, *, free: bool = False) -> Layer:
     return layer
 
 
-def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | None:
+def enter(request: Request, model: str, *, usd: float | None = None, prices: Prices | None = None) -> Entry | None:
     """Open the accounts for one request; None where there are none. See ``accounted``.
 
     Args:
         request: what is to be sent.
         model: who is asked.
         usd: its price where that is known without a table.
+        prices: that the model was given; they go before those of the run.
     """
     here = _current.get()
     if here is None:
@@ -165,7 +246,10 @@ def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | 
         return None
     if here.budget is not None and here.budget.limits_answers and request.max_tokens is None:
         request = replace(request, max_tokens=ANSWER_TOKENS)
-    return Entry(here, request, model, estimate_of(request, model, usd, here.price or price_of))
+    price = here.price or price_of
+    if prices and find_price(model, prices) is not None:
+        price = partial(price_of, prices=prices)
+    return Entry(here, request, model, estimate_of(request, model, usd, price))
 
 
 class Entry:
@@ -238,6 +322,8 @@ class Entry:
 def recall(what: str) -> str | None:
     """An answer that this run has kept with ``keep``; None outside of a run."""
     here = _current.get()
+    if here is not None and here.relay is not None:
+        return here.relay.recall(what)
     if here is None or here.run is None:
         return None
     return here.run.ledger.get_response(f"{here.run.id}/{what}")
@@ -246,7 +332,9 @@ def recall(what: str) -> str | None:
 def keep(what: str, answer: str) -> None:
     """Keep an answer for the whole run, so that it is not asked for again after a kill. Outside of a run: nothing."""
     here = _current.get()
-    if here is not None and here.run is not None:
+    if here is not None and here.relay is not None:
+        here.relay.keep(what, answer)
+    elif here is not None and here.run is not None:
         here.run.ledger.put_response(f"{here.run.id}/{what}", answer)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trace_core._codec import Lossy, decode, encode
-from trace_core._target import CliError, Workflow, find_parameters, load_object
+from trace_core._target import CliError, Workflow, find_parameters, has_named_parameters, load_object
 from trace_core.context import using
-from trace_core.errors import RunnerError, TraceCoreError
-from trace_core.integrations.accounting import no_calls
-from trace_core.integrations.llm.errors import Fatal, Transient
+from trace_core.errors import TraceCoreError
+from trace_core.integrations.llm.errors import LLMError
+from trace_core.integrations.relay.held import held_models
+from trace_core.integrations.relay.wire import error_as_data, error_of
+from trace_core.integrations.relay.worker import loading, relayed
 from trace_core.optimizers.base import Optimizer, OptimizerError
 from trace_core.optimizers.evaluation import MetricError, WorkflowError, evaluate
 from trace_core.optimizers.mixed.storing import load_traces, store_traces
@@ -19,6 +20,7 @@ from trace_core.optimizers.mixed.storing import load_traces, store_traces
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trace_core.integrations.relay.worker import Relay
     from trace_core.parameter import Parameter
     from trace_core.trace import Trace
 
@@ -69,68 +71,94 @@ class ImportedMetric:
         return self.target(output, example)
 
 
-_PASSED: dict[str, type[TraceCoreError]] = {
-    "MetricError": MetricError,
-    "WorkflowError": WorkflowError,
-    "RunnerError": RunnerError,
-    "Transient": Transient,
-    "Fatal": Fatal,
-}
-_NO_CALLS = (
-    "a workflow that calls a language model under a ledger or a budget runs in threads or tasks of the process that "
-    "keeps them: use a ThreadEngine or an AsyncEngine"
-)
+_OURS: dict[str, type[TraceCoreError]] = {kind.__name__: kind for kind in (MetricError, WorkflowError)}
 
 
-def order(
-    workflow: Any, metric: Any, values: Mapping[str, Any], example: Any, index: Any, failure_score: float, closed: bool
-) -> tuple[Any, ...]:
-    """The arguments of ``rollout``. Raises OptimizerError for a workflow without a name, or values that are no data."""
+def check_named(workflow: Any, metric: Any) -> None:
+    """Raise OptimizerError for a workflow or a metric that another process could not find."""
     if not hasattr(workflow, "spec") or not hasattr(metric, "spec"):
         raise OptimizerError(
             "an engine of other processes needs a workflow and a metric that can be imported there: make them with "
             "Importable('module:workflow', 'module:metric', examples)"
         )
+
+
+def order(
+    workflow: Any,
+    metric: Any,
+    values: Mapping[str, Any],
+    example: Any,
+    index: Any,
+    failure_score: float,
+    channel: Mapping[str, Any],
+) -> tuple[Any, ...]:
+    """The arguments of ``rollout``: ``channel`` is where its calls of language models go.
+
+    Raises OptimizerError for values that are no data.
+    """
+    first = None if has_named_parameters(workflow) else workflow.first  # else run to find the parameters
     try:
-        data = json.dumps(encode([dict(values), example, index], exact=True))
+        data = json.dumps(encode([dict(values), example, index, first], exact=True))
     except Lossy as lossy:
         raise OptimizerError(
             f"only data crosses to another process, got a {lossy} among the parameters' values or in an example: run "
             "this workflow on a ThreadEngine"
         ) from lossy
-    return workflow.spec, workflow._by_name, metric.spec, data, failure_score, closed
+    return workflow.spec, workflow._by_name, metric.spec, data, failure_score, dict(channel)
 
 
-def _loaded(workflow: str, by_name: bool, metric: str, first: Any) -> tuple[Workflow, Any, dict[str, Parameter]]:
-    call = Workflow(load_object(workflow, "workflow"), [first])
-    call._by_name = by_name
-    names = Optimizer(find_parameters(call, first)).names
-    return call, load_object(metric, "metric"), {name: parameter for parameter, name in names.items()}
+_tasks: dict[tuple[str, bool, str], tuple[Workflow, Any, dict[str, Parameter], list[Any]]] = {}
 
 
-_tasks: dict[tuple[str, bool, str], tuple[Workflow, Any, dict[str, Parameter]]] = {}
-
-
-def rollout(workflow: str, by_name: bool, metric: str, data: str, failure_score: float, closed: bool) -> dict[str, Any]:
+def rollout(
+    workflow: str, by_name: bool, metric: str, data: str, failure_score: float, channel: Mapping[str, Any]
+) -> dict[str, Any]:
     """Evaluate one example in this process: what ``order`` says, for ``read``. Loads the task once."""
-    values, example, index = decode(json.loads(data))
+    values, example, index, first = decode(json.loads(data))
     key = (workflow, by_name, metric)
     try:
-        with no_calls(_NO_CALLS) if closed else nullcontext():
+        with relayed(channel) as way:
             if key not in _tasks:
-                _tasks[key] = _loaded(workflow, by_name, metric, example)
-            call, score, parameters = _tasks[key]
+                with loading(way):
+                    _tasks[key] = _loaded(workflow, by_name, metric, example if first is None else first, way)
+            call, score, parameters, way.held = _tasks[key]
             with using({parameters[name]: value for name, value in values.items()}):
                 trace, result = evaluate(call, score, example, index, failure_score)
     except TraceCoreError as error:
-        kind = next((name for name, known in _PASSED.items() if isinstance(error, known)), "OptimizerError")
-        return {"failed": kind, "message": str(error)}
+        return {"failed": _failure(error)}
     names = {parameter: name for name, parameter in parameters.items()}
-    return {"trace": json.dumps(store_traces([trace], names)[0]), "score": result}
+    answer = {"trace": json.dumps(store_traces([trace], names)[0]), "score": result}
+    failure = trace.output.value
+    if trace.error is not None and isinstance(failure, LLMError):
+        answer["failure"] = error_as_data(failure)
+    return answer
 
 
-def read(answer: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> tuple[Trace, float]:
-    """What ``rollout`` gave, linked to the parameters here. Raises what was raised there."""
+def _loaded(
+    workflow: str, by_name: bool, metric: str, first: Any, way: Relay
+) -> tuple[Workflow, Any, dict[str, Parameter], list[Any]]:
+    call = Workflow(load_object(workflow, "workflow"), [first])
+    call._by_name = by_name
+    score = load_object(metric, "metric")
+    way.held = held = held_models(call.target, score)
+    names = Optimizer(find_parameters(call, first)).names
+    return call, score, {name: parameter for parameter, name in names.items()}, held
+
+
+def _failure(error: TraceCoreError) -> dict[str, Any]:
+    kind = next((name for name, known in _OURS.items() if isinstance(error, known)), None)
+    if kind is None and (data := error_as_data(error)) is not None:
+        return data
+    return {"ours": kind or "OptimizerError", "message": str(error)}
+
+
+def read(answer: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> tuple[Trace, float, Exception | None]:
+    """What ``rollout`` gave, linked to the parameters here, with the failure of a language model that the output is.
+
+    Raises what was raised there.
+    """
     if "failed" in answer:
-        raise _PASSED.get(answer["failed"], OptimizerError)(answer["message"])
-    return load_traces([json.loads(answer["trace"])], parameters)[0], float(answer["score"])
+        told = answer["failed"]
+        raise _OURS.get(told["ours"], OptimizerError)(told["message"]) if "ours" in told else error_of(told)
+    failure = error_of(answer["failure"]) if answer.get("failure") else None
+    return load_traces([json.loads(answer["trace"])], parameters)[0], float(answer["score"]), failure

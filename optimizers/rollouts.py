@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import weakref
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trace_core.context import using
+from trace_core.errors import TraceCoreError
 from trace_core.integrations.accounting import place
 from trace_core.integrations.budget import Cost
 from trace_core.integrations.engines.errors import RolloutCrash, RolloutTimeout
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from trace_core.integrations.accounting import Account
     from trace_core.integrations.budget import Budget, Reservation
+    from trace_core.integrations.relay.server import CallServer, Ticket
     from trace_core.integrations.store import Run
     from trace_core.parameter import Parameter
     from trace_core.trace import Trace
@@ -39,6 +43,15 @@ class Outcome(NamedTuple):
     trace: Trace | None
     score: float
     error: str | None
+
+
+class _Open(NamedTuple):
+    """An evaluation under way."""
+
+    number: int
+    here: Account | None
+    reservation: Reservation | None
+    ticket: Ticket | None
 
 
 class Example(NamedTuple):
@@ -82,6 +95,7 @@ class Rollouts:
         self.outages = outages or Outages(3)
         self.workflow, self.metric, self.names = workflow, metric, names
         self.ledger, self.budget, self.engine, self.failure_score = run, budget, engine, failure_score
+        self._server: CallServer | None = None
         call = getattr(workflow, "target", workflow)
         call = getattr(call, "forward", call) if not inspect.isroutine(call) else call
         self._is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
@@ -109,16 +123,22 @@ class Rollouts:
         Raises what ``evaluate`` raises, BudgetExhausted, StoreError.
         """
         outcomes: dict[int, Outcome] = {}
-        open_: dict[Future[Any], tuple[int, Account | None, Reservation | None]] = {}
+        open_: dict[Future[Any], _Open] = {}
+        ended: SimpleQueue[Future[Any]] = SimpleQueue()  # in constant time, which waiting for one of all is not
 
         def start(number: int, reservation: Reservation | None) -> None:
             example = asked[number]
             with place("workflow", f"{candidate}/{example.name}/{sample}") as here:
-                open_[self._submit(self.engine, example, values or {})] = number, here, reservation  # type: ignore[arg-type]
+                future, ticket = self._submit(self.engine, example, values or {}, here)  # type: ignore[arg-type]
+                open_[future] = _Open(number, here, reservation, ticket)
+                future.add_done_callback(ended.put)
 
-        def finish(number: int, outcome: Outcome, reservation: Reservation | None) -> None:
+        def finish(
+            number: int, outcome: Outcome, reservation: Reservation | None, failure: BaseException | None = None
+        ) -> None:
             self._keep(asked[number], candidate, sample, outcome, reservation)
-            failure = outcome.trace.output.value if outcome.trace is not None and outcome.error is not None else None
+            if outcome.trace is not None and outcome.error is not None:
+                failure = failure or outcome.trace.output.value
             self.outages.count("example", failure if isinstance(failure, Deadline) else None)
             outcomes[number] = outcome
             done(outcome)
@@ -141,17 +161,19 @@ class Rollouts:
                         trace, score = self._evaluate(example, f"{candidate}/{example.name}/{sample}")
                         finish(number, Outcome(trace, score, trace.error), reservation)
                 while open_:
-                    ready, _ = wait(open_, return_when="FIRST_COMPLETED")
-                    for future in sorted(ready, key=lambda f: open_[f][0]):
-                        number, here, reservation = open_[future]
+                    ready = [ended.get()]
+                    while not ended.empty():
+                        ready.append(ended.get())
+                    for future in sorted(ready, key=lambda f: open_[f].number):
+                        number, here, reservation, ticket = open_[future]
                         try:
-                            outcome = self._outcome(future, asked[number], here)
+                            outcome, failure = self._outcome(future, asked[number], here, ticket)
                         except Transient as error:
                             self.outages.count("example", error)
                             del open_[future]
                             start(number, reservation)
                             continue
-                        finish(number, outcome, reservation)
+                        finish(number, outcome, reservation, failure)
                         del open_[future]
             finally:
                 self._give_up(open_, asked, lambda number, *done: self._keep(asked[number], candidate, sample, *done))
@@ -166,23 +188,45 @@ class Rollouts:
                 except Transient as error:
                     self.outages.count("example", error)
 
-    def _submit(self, engine: Executor, example: Example, values: Mapping[Parameter, Any]) -> Future[Any]:
+    def _submit(
+        self, engine: Executor, example: Example, values: Mapping[Parameter, Any], here: Account | None
+    ) -> tuple[Future[Any], Ticket | None]:
         arguments: tuple[Any, ...] = (self.workflow, self.metric, example.value, example.index, self.failure_score)
         if getattr(engine, "shares_memory", False):
             evaluation: Callable[..., Any] = aevaluate if self._is_async else evaluate
-            return engine.submit(evaluation, *arguments)
+            return engine.submit(evaluation, *arguments), None
         if isinstance(engine, ThreadPoolExecutor):  # does not carry the context by itself
             context = copy_context()
-            return engine.submit(lambda: context.run(evaluate, *arguments))
+            return engine.submit(lambda: context.run(evaluate, *arguments)), None
         from trace_core.optimizers.remote import order, rollout
 
         present = {name: values.get(p, p.value) for p, name in self.names.items()}
-        limits = self.budget.limits.keys() & {"usd", "tokens", "calls"} if self.budget is not None else set()
-        closed = self.ledger is not None or bool(limits)
-        what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, closed)
-        return engine.submit(rollout, *order(*what))
+        ticket, channel = self._calls().open(here)
+        try:
+            what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, channel)
+            return engine.submit(rollout, *order(*what)), ticket
+        except BaseException:
+            self._calls().end(ticket)
+            raise
 
-    def _outcome(self, future: Future[Any], example: Example, here: Account | None) -> Outcome:
+    def _calls(self) -> CallServer:
+        """Where rollouts in other processes ask for calls of language models."""
+        if self._server is None:
+            from trace_core.integrations.relay.held import held_models
+            from trace_core.integrations.relay.server import CallServer
+            from trace_core.optimizers.remote import check_named
+
+            check_named(self.workflow, self.metric)
+            held = held_models(self.workflow.target, self.metric.target)  # type: ignore[attr-defined]
+            self._server = CallServer(held)
+            weakref.finalize(self, self._server.close)
+        return self._server
+
+    def _outcome(
+        self, future: Future[Any], example: Example, here: Account | None, ticket: Ticket | None
+    ) -> tuple[Outcome, BaseException | None]:
+        """With the failure of a language model in another process that the output is, if it is one."""
+        failure: BaseException | None = None
         try:
             answer = future.result()
         except (RolloutTimeout, RolloutCrash) as error:
@@ -193,10 +237,13 @@ class Rollouts:
             if isinstance(answer, dict):
                 from trace_core.optimizers.remote import read
 
-                trace, score = read(answer, {name: parameter for parameter, name in self.names.items()})
+                trace, score, failure = read(answer, {name: parameter for parameter, name in self.names.items()})
             else:
                 trace, score = answer
-        return Outcome(trace, score, trace.error)
+        finally:
+            if ticket is not None:
+                self._calls().end(ticket)
+        return Outcome(trace, score, trace.error), failure
 
     def _keep(
         self, example: Example, candidate: str, sample: int, outcome: Outcome, reservation: Reservation | None
@@ -215,7 +262,7 @@ class Rollouts:
 
     def _give_up(
         self,
-        left: Mapping[Future[Any], tuple[int, Account | None, Reservation | None]],
+        left: Mapping[Future[Any], _Open],
         asked: Sequence[Example],
         keep: Callable[[int, Outcome, Reservation | None], None],
     ) -> None:
@@ -226,13 +273,21 @@ class Rollouts:
         for future in left:
             future.cancel()
         if isinstance(sys.exception(), KeyboardInterrupt):
-            for _, here, _ in left.values():
+            for _, here, _, ticket in left.values():
                 if here is not None:
                     here.closed = "the run was interrupted"
+                if ticket is not None:
+                    self._calls().end(ticket)
         elif left:
             wait(left, return_when="ALL_COMPLETED")
-        for future, (number, here, reservation) in left.items():
+        for future, (number, here, reservation, ticket) in left.items():
+            outcome = None
             if future.done() and not future.cancelled() and future.exception() is None:
-                keep(number, self._outcome(future, asked[number], here), reservation)
+                with contextlib.suppress(TraceCoreError):  # of another process: this one failed, too
+                    outcome = self._outcome(future, asked[number], here, ticket)[0]
+            elif ticket is not None:
+                self._calls().end(ticket)
+            if outcome is not None:
+                keep(number, outcome, reservation)
             elif reservation is not None:
                 reservation.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,7 @@ from trace_core.optimizers.report import write_report
 from trace_core.optimizers.rollouts import Rollouts, examples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -104,7 +105,8 @@ def run_task(
     def follow(event: Event) -> None:
         progress(event)
         if event.kind == "accepted":  # a run that is killed leaves the best so far
-            _save_values(settings.out, {name: parameter.value for parameter, name in optimizer.names.items()})
+            with contextlib.suppress(OSError):  # told at the end, which writes it again
+                _save_values(settings.out, {name: parameter.value for parameter, name in optimizer.names.items()})
 
     with RunProgress(console, settings.steps, meters, optimizer.names) as progress:
         result = optimize(
@@ -124,7 +126,8 @@ def run_task(
             budget=budget,
             engine=means.engine,
         )
-    _save(settings.out, optimizer, result)
+    with _kept(settings.out, run):
+        _save(settings.out, optimizer, result)
     scores = {"validation": (result.start_score, result.score)}
     trace: Trace | None = None
     if result.stopped in ("interrupted", "error", "budget"):
@@ -150,15 +153,16 @@ def run_task(
     if budget is not None:
         facts.append(f"budget: {budget.describe()}")
     console.print("; ".join(facts), markup=False, highlight=False)
-    report = write_report(
-        settings.out / "report.html",
-        result,
-        title=task.name,
-        facts=[time.strftime("%Y-%m-%d %H:%M"), *facts],
-        names=optimizer.names,
-        scores=scores,
-        trace=trace,
-    )
+    with _kept(settings.out, run):
+        report = write_report(
+            settings.out / "report.html",
+            result,
+            title=task.name,
+            facts=[time.strftime("%Y-%m-%d %H:%M"), *facts],
+            names=optimizer.names,
+            scores=scores,
+            trace=trace,
+        )
     console.print(f"best values: {settings.out / 'best.json'}", soft_wrap=True, highlight=False)
     console.print(f"report: {report}", soft_wrap=True, highlight=False)
     if run is not None:
@@ -168,6 +172,16 @@ def run_task(
     if result.error is not None:
         raise result.error
     return result
+
+
+@contextlib.contextmanager
+def _kept(out: Path, run: Run | None) -> Iterator[None]:
+    """Raise CliError where the results cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        there = "" if run is None else f"; the ledger has them: trace-core best {run.id}"
+        raise CliError(f"the results cannot be kept in {out}: {error}{there}") from error
 
 
 def _best(run: Run | None) -> str:

@@ -130,6 +130,12 @@ class Workflow:
         return result
 
 
+def has_named_parameters(call: Workflow) -> bool:
+    """Whether the parameters can be found without running the workflow."""
+    owner = call.target
+    return hasattr(owner, "named_parameters") or (isinstance(owner, Bundle) and bool(owner.parameters()))
+
+
 def find_parameters(call: Workflow, example: Any) -> Sequence[Any]:
     """Named parameters of a Module or bundle; of a function, those that its output on one example depends on."""
     from trace_core.errors import ExecutionError

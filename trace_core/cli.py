@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from trace_core._version import __version__
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.engines.choose import NAMES
 from trace_core.optimizers.run_commands import best, export, runs, show, store_option
+from trace_core.optimizers.run_options import Models, budget_of, budget_options, model_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,17 +99,20 @@ def _recorded(
 )
 @click.option("--seed", default=0, show_default=True, help="Of the data split and the sampling.")
 @click.option("--steps", default=9, show_default=True, type=click.IntRange(min=1))
+@budget_options
+@model_options
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for the results [runs/TIME-demo].")
-def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
+def demo(llm: str | None, seed: int, steps: int, out: Path | None, **options: Any) -> None:
     """Optimize a small workflow with a prompt, a function and a number on real data."""
     from trace_core.examples import review_ratings
-    from trace_core.integrations.llm import fetch_model, resolve_llm
+    from trace_core.integrations.llm import fetch_model
     from trace_core.integrations.llm.meter import Metered
     from trace_core.optimizers import OptoPrime
-    from trace_core.optimizers.running import Settings, Task, run_task
+    from trace_core.optimizers.running import Means, Settings, Task, run_task
 
     console = _console()
-    model = resolve_llm(llm)
+    models, budget = Models(options), budget_of(options)
+    model = models.get(llm)
     if getattr(model, "is_local", False) and llm in (None, "local"):
         fetch_model(progress=lambda state: console.print(str(state), highlight=False))
     console.print(f"language model: {model.describe() if hasattr(model, 'describe') else model.model}", highlight=False)
@@ -123,7 +127,8 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     optimizer = OptoPrime(workflow, meters["optimizer"], seed=1000 * seed, **review_ratings.OPTIMIZER)
     task = Task("review ratings", Workflow(workflow, train), review_ratings.metric, train, validation, held_out)
     settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, out or _default_out("demo"))
-    run_task(console, task, optimizer, meters, settings)
+    with models.in_force():
+        run_task(console, task, optimizer, meters, settings, Means(budget=budget))
 
 
 # ---- optimize
@@ -152,11 +157,10 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     "--patience", default=None, type=click.IntRange(min=1), help="Stop after so many steps without an improvement."
 )
 @click.option("--seed", default=0, show_default=True)
-@click.option("--usd", default=None, type=click.FloatRange(min=0), help="Budget of the run: dollars.")
-@click.option("--tokens", default=None, type=click.IntRange(min=0), help="Budget: tokens of all language models.")
-@click.option("--calls", default=None, type=click.IntRange(min=0), help="Budget: requests to language models.")
-@click.option("--metric-calls", default=None, type=click.IntRange(min=0), help="Budget: examples evaluated.")
+@budget_options
+@model_options
 @click.option("--dry-run", is_flag=True, help="Say what the run may take at most, and spend nothing.")
+@click.option("--probe", is_flag=True, help="With --dry-run: evaluate one example, to see what the workflow asks.")
 @click.option("--engine", default=None, type=click.Choice(NAMES), help="Where examples run; default: one by one here.")
 @click.option(
     "--workers", default=4, show_default=True, type=click.IntRange(min=1), help="Examples at once, with --engine."
@@ -171,6 +175,8 @@ def optimize(store: Path, out: Path | None, **options: Any) -> None:
     returns a node. Each example's fields are passed by name if they match the workflow's arguments, else the example as
     a whole. The run is kept in the ledger: one that was killed goes on with `trace-core resume RUN`.
     """
+    if options["probe"] and not options["dry_run"]:
+        raise CliError("--probe is for --dry-run: a run evaluates its examples anyway")
     folder = out or _default_out(options["workflow"].rpartition(":")[2])
     config = {"command": "optimize", "options": options, "out": str(folder), "folder": str(Path.cwd())}
     _optimize(store, config, None)
@@ -179,29 +185,28 @@ def optimize(store: Path, out: Path | None, **options: Any) -> None:
 def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | None) -> None:
     """The run that ``config`` describes, from its beginning or resumed."""
     from trace_core import optimizers
-    from trace_core.integrations.accounting import account, place
-    from trace_core.integrations.budget import Budget
+    from trace_core.integrations.accounting import account, no_calls, place
     from trace_core.integrations.data import load_jsonl, split
     from trace_core.integrations.engines.choose import engine_named
-    from trace_core.integrations.llm import resolve_llm
     from trace_core.integrations.llm.meter import Metered
     from trace_core.integrations.store import fingerprint
-    from trace_core.optimizers.estimate import estimate
+    from trace_core.optimizers.estimate import estimate, probe
     from trace_core.optimizers.remote import ImportedMetric, ImportedWorkflow
     from trace_core.optimizers.running import Means, Settings, Task, run_task
 
     o = SimpleNamespace(**config["options"])
     if o.validation + o.held_out >= 1:
         raise CliError(f"--validation and --held-out leave nothing to train on: {o.validation} + {o.held_out} >= 1")
-    load_object(o.workflow, "workflow")
-    score = ImportedMetric(o.metric)
-    examples = load_jsonl(o.data)
+    models, budget = Models(config["options"]), budget_of(config["options"])
+    with models.in_force():
+        load_object(o.workflow, "workflow")
+        score = ImportedMetric(o.metric)
+        examples = load_jsonl(o.data)
+        call = ImportedWorkflow(o.workflow, examples)
+    models.check_held(call.target, score.target)
     parts = split(examples, (1 - o.validation - o.held_out, o.validation, o.held_out), o.seed)
     console = _console()
-    call = ImportedWorkflow(o.workflow, examples)
-    model = Metered(resolve_llm(o.llm))
-    limits = {name: getattr(o, name) for name in ("usd", "tokens", "calls", "metric_calls")}
-    budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
+    model = Metered(models.get(o.llm))
     kept = ("optimizer", "batch_size", "proposals", "objective", "validation", "held_out", "seed")
     parts_of = fingerprint(
         code={"workflow": call, "metric": score},
@@ -215,12 +220,24 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
         parameters = find_parameters(call, parts[0][0])
         return chosen[o.optimizer](parameters, model, objective=o.objective, seed=o.seed)
 
-    if o.dry_run:
+    if getattr(o, "dry_run", False):
         sizes = {"train": len(parts[0]), "validation": len(parts[1]), "held_out": len(parts[2])}
-        bounds = estimate(prepare(), **sizes, steps=o.steps, batch_size=o.batch_size, proposals=o.proposals)
+        with models.in_force():
+            per_example = probe(call, score, parts[0][0]) if o.probe else None
+            with nullcontext() if o.probe else no_calls("a dry run asks no language model; --probe allows one example"):
+                optimizer = prepare()
+            bounds = estimate(
+                optimizer,
+                **sizes,
+                steps=o.steps,
+                batch_size=o.batch_size,
+                proposals=o.proposals,
+                per_example=per_example,
+            )
         console.print(bounds.describe(), markup=False, highlight=False)
         return
     with (
+        models.in_force(),
         _recorded(store, name, config, parts_of, resume) as run,
         engine_named(o.engine, o.workers, o.timeout) as engine,
     ):
@@ -259,16 +276,12 @@ for _command in (runs, show, best, export):
     help="Where code, data or settings have changed: refuse, or go on as a new run from the last step.",
 )
 @click.option("--steps", default=None, type=click.IntRange(min=1), help="Steps in all, in place of those at the start.")
-@click.option(
-    "--usd", default=None, type=click.FloatRange(min=0), help="Another budget, for all parts of the run together."
-)
-@click.option("--tokens", default=None, type=click.IntRange(min=0))
-@click.option("--calls", default=None, type=click.IntRange(min=0))
-@click.option("--metric-calls", default=None, type=click.IntRange(min=0))
+@budget_options
 def resume(run: str, store: Path, on_drift: str, **changed: Any) -> None:
     """Go on with a run that was killed, interrupted or stopped: RUN is its id, the beginning of it, or latest.
 
-    It is run in the folder where it was started. What was paid for is not paid for again.
+    It is run in the folder where it was started. What was paid for is not paid for again. A budget takes the place of
+    the one at the start, and counts for all parts of the run together.
     """
     from trace_core.integrations.store import Ledger, Run
 
@@ -278,6 +291,11 @@ def resume(run: str, store: Path, on_drift: str, **changed: Any) -> None:
     if config.get("command") != "optimize":
         raise CliError(
             f"the run {found} was not made by `trace-core optimize`: resume it from the program that made it"
+        )
+    if config["options"].get("cassette"):
+        raise CliError(
+            f"the run {found} used the cassette {config['options']['cassette']}, whose answers go by their order: "
+            "start it again, with --cassette-mode extend to ask only for what is not recorded yet"
         )
     config["options"].update({name: value for name, value in changed.items() if value is not None})
     path = store.absolute()

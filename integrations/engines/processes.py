@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import select
 import signal
 import socket
@@ -21,9 +22,10 @@ from trace_core.integrations.engines.errors import EngineError, RolloutCrash, Ro
 from trace_core.integrations.engines.threads import check_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 R = TypeVar("R")
+_KEY = re.compile(r"(API_?KEY|ACCESS_KEY|SECRET_KEY|SECRET|AUTH_TOKEN|SESSION_TOKEN)$")
 
 
 class ProcessEngine(Executor):
@@ -31,22 +33,25 @@ class ProcessEngine(Executor):
 
     ``submit`` takes an importable function and arguments that are data (JSON values, tuples, small arrays); so is the
     result. Workers are started by exec, so they share no memory, locks or connections with this process; they have its
-    environment and working directory, and keep what they have imported. When a task is over its time the whole group is
-    killed with SIGKILL, the future gets RolloutTimeout, and the next task finds a new worker. This keeps hanging
-    and crashing workflows from the run; it does not confine them.
+    working directory and its environment ``without_keys``, and keep what they have imported. When a task is over its
+    time the whole group is killed with SIGKILL, the future gets RolloutTimeout, and the next task finds a new worker.
+    This keeps hanging and crashing workflows from the run; it does not confine them.
 
     Args:
         workers: processes at most.
         timeout: seconds that one task may run, the start of its worker not counted; None for no limit.
+        environment: of the workers, in place of that; ``dict(os.environ)`` for workflows that use a key by themselves.
     """
 
     shares_memory = False
 
-    def __init__(self, workers: int = 2, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, workers: int = 2, *, timeout: float | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         check_limits(workers, timeout)
         if os.name == "nt":
             raise EngineError("ProcessEngine needs process groups, which Windows does not have: use a ThreadEngine")
-        self.workers, self.timeout = workers, timeout
+        self.workers, self.timeout, self.environment = workers, timeout, environment
         self._queue: queue.SimpleQueue[tuple[Future[Any], bytes] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._slots: list[_Slot] = []
@@ -130,11 +135,13 @@ class _Slot(threading.Thread):
             return self._socket
         self._kill()
         ours, theirs = socket.socketpair()
+        given = self._engine.environment
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "trace_core.integrations.engines._worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=without_keys(os.environ) if given is None else dict(given),
                 start_new_session=True,
             )
         self._socket = ours
@@ -163,6 +170,11 @@ def _readable(connection: socket.socket, due: float | None) -> None:
     wait = None if due is None else max(0.0, due - time.monotonic())
     if not select.select([connection], [], [], wait)[0]:
         raise TimeoutError
+
+
+def without_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that do not look like a provider's key: not ``OPENAI_API_KEY``, ``AWS_SECRET_ACCESS_KEY`` ..."""
+    return {name: value for name, value in environment.items() if not _KEY.search(name.upper())}
 
 
 def importable(fn: Callable[..., Any]) -> str:

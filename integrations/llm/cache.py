@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -11,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from trace_core.integrations.llm.canonical import describe_call, digest, pack, unpack
+from trace_core.integrations.llm.errors import LLMError
 from trace_core.integrations.llm.protocol import Completion, Usage
-from trace_core.integrations.llm.wrapping import Call, Exchange, Wrapper
+from trace_core.integrations.llm.wrapping import Call, Exchange, Flight, Wrapper
 
 if TYPE_CHECKING:
     from trace_core.integrations.llm.protocol import LLM
@@ -30,9 +33,19 @@ class ResponseStore(Protocol):
         ...
 
 
-class _Rollout:
+_idents = itertools.count()
+
+
+class NamedRollout:
+    """What ``rollout`` puts in force.
+
+    Attributes:
+        name: of the sample.
+        ident: a number of its own in this process.
+    """
+
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.ident = name, next(_idents)
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -43,7 +56,7 @@ class _Rollout:
         return number
 
 
-_rollout: ContextVar[_Rollout | None] = ContextVar("trace_core_llm_rollout", default=None)
+_rollout: ContextVar[NamedRollout | None] = ContextVar("trace_core_llm_rollout", default=None)
 
 
 @contextmanager
@@ -54,11 +67,21 @@ def rollout(name: str | int) -> Iterator[None]:
     one rollout are told apart by their number, and the same name gives the same answers. Rollouts may be nested.
     """
     outer = _rollout.get()
-    token = _rollout.set(_Rollout(str(name) if outer is None else f"{outer.name}/{name}"))
+    token = _rollout.set(NamedRollout(str(name) if outer is None else f"{outer.name}/{name}"))
     try:
         yield
     finally:
         _rollout.reset(token)
+
+
+def current_rollout() -> NamedRollout | None:
+    """The rollout in force; None outside of any."""
+    return _rollout.get()
+
+
+def enter_rollout(named: NamedRollout) -> None:
+    """Put ``named`` in force for the rest of the present context: for contexts made for one call."""
+    _rollout.set(named)
 
 
 class Cached(Wrapper):
@@ -66,33 +89,64 @@ class Cached(Wrapper):
 
     What is kept is a whole completion, after retries and repairs; failures are not. A kept answer has no tokens, no
     cost, and ``attempts == 0``. The key is the request (model, messages, schema, n, temperature, seed, max_tokens) with
-    the ``rollout`` it is made in: without one, equal requests get equal answers, at any temperature.
+    the ``rollout`` it is made in: without one, equal requests get equal answers, at any temperature. Equal requests
+    that come while one is under way wait for its answer, or get its error.
 
     Args:
         llm: a model by name or object.
         store: where answers are kept.
 
     Attributes:
-        hits, misses: calls answered from the store, and those that were not.
+        hits, misses: calls answered from the store, or by the one that they waited for, and those that were sent.
     """
 
     def __init__(self, llm: LLM | str, store: ResponseStore) -> None:
         super().__init__(llm)
         self._store = store
         self._lock = threading.Lock()
+        self._flights: dict[str, Flight] = {}
         self.hits = self.misses = 0
 
     def _around(self, call: Call) -> Exchange:
         key = self._key(call)
-        kept = self._read(key, call)
-        with self._lock:
-            self.hits += kept is not None
-            self.misses += kept is None
-        if kept is not None:
-            return kept
-        completion: Completion = yield call
-        self._store.put_response(key, json.dumps(pack(completion)))
-        return completion
+        waits = True
+        while True:
+            if (kept := self._read(key, call)) is not None:
+                with self._lock:
+                    self.hits += 1
+                return kept
+            with self._lock:
+                flight = self._flights.get(key) if waits else None
+                mine = Flight()
+                if flight is None:
+                    self._flights[key] = mine
+            if flight is None:
+                return (yield from self._lead(key, call, mine))
+            waits = yield flight
+            if waits and isinstance(error := flight.landed.result(), LLMError):
+                raise copy.copy(error) from error
+
+    def _lead(self, key: str, call: Call, mine: Flight) -> Exchange:
+        """Ask, and tell those who wait."""
+        failed: BaseException | None = None
+        try:
+            if (kept := self._read(key, call)) is not None:  # it landed between the first look and now
+                with self._lock:
+                    self.hits += 1
+                return kept
+            with self._lock:
+                self.misses += 1
+            completion: Completion = yield call
+            self._store.put_response(key, json.dumps(pack(completion)))
+            return completion
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            with self._lock:
+                if self._flights.get(key) is mine:
+                    del self._flights[key]
+            mine.landed.set_result(failed)
 
     def _key(self, call: Call) -> str:
         key = digest(describe_call(call, self.model))

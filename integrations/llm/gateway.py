@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from trace_core.integrations.accounting import accounted
+from trace_core.integrations.accounting import accounted, relay
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.conversation import Dialogue, checked_messages, converse
 from trace_core.integrations.llm.loop import shared_loop
@@ -26,6 +26,7 @@ from trace_core.integrations.llm.protocol import (
     Usage,
 )
 from trace_core.integrations.llm.retry import RetryPolicy, retrying
+from trace_core.integrations.llm.wrapping import Call
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,7 +96,7 @@ class GatewayLLM:
         self._deadline = deadline
         self._attempt_timeout = attempt_timeout
         send: Send = self._attempt
-        accounts = accounted(backend.model, free=self.is_local)
+        accounts = accounted(backend.model, free=self.is_local, prices=getattr(backend, "prices", None))
         for layer in [*around_call, accounts, retrying(retry or RetryPolicy()), *around_attempt][::-1]:
             send = layer(send)
         self._send_one = send
@@ -116,6 +117,10 @@ class GatewayLLM:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
+        if (way := relay()) is not None:
+            return way.complete(
+                self, Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+            )
         request = self._request(messages, n, temperature, seed, max_tokens)
         return shared_loop().run(self._call(request, schema, repair))
 
@@ -131,7 +136,12 @@ class GatewayLLM:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
+        if (way := relay()) is not None:
+            call = Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+            return await way.acomplete(self, call)
         request = self._request(messages, n, temperature, seed, max_tokens)
+        if asyncio.get_running_loop() is shared_loop().loop:  # the same task: cancelling it waits for the accounts
+            return await self._call(request, schema, repair)
         return await asyncio.wrap_future(shared_loop().submit(self._call(request, schema, repair)))
 
     def count_tokens(self, text: str) -> int | None:

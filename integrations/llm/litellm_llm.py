@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
+from trace_core.integrations.accounting import is_worker
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.faults import is_connection_fault
 from trace_core.integrations.llm.gateway import GatewayLLM
@@ -67,7 +68,7 @@ class LiteLLMBackend:
         self, model: str, *, key: Secret | None, base_url: str | None = None, prices: Prices | None = None
     ) -> None:
         self.model = model
-        self._prices = prices
+        self.prices = prices
         self._key = key
         self._base_url = base_url
         self._openai_protocol = model.startswith("openai/")
@@ -121,7 +122,7 @@ class LiteLLMBackend:
                 answer = read_answer(response.model_dump(warnings=False), request)
                 if not answer.usage.prompt_tokens:  # zeros stand for "not reported": no prompt has no tokens
                     return replace(answer, usage=Usage())
-                price = find_price(self.model, self._prices) if self._prices else None
+                price = find_price(self.model, self.prices) if self.prices else None
                 cost = _price(litellm, response, self.model) if price is None else price.of(answer.usage)
                 return replace(answer, cost=cost)
             fault = errors.Malformed("the answer is no chat completion")
@@ -129,7 +130,7 @@ class LiteLLMBackend:
             raise errors.Malformed(f"the answer is longer than {received.limit} bytes: the rest was not read")
         if received.raw is not None:
             answer = read_answer(read_body(scrub_bytes(received.raw, self._secrets)), request)
-            return replace(answer, cost=cost_of(self.model, answer.usage, self._prices))
+            return replace(answer, cost=cost_of(self.model, answer.usage, self.prices))
         raise fault
 
     def _client(self, litellm: Any) -> dict[str, Any]:
@@ -207,7 +208,8 @@ class LiteLLM(GatewayLLM):
         prices: Prices | None = None,
     ) -> None:
         variable = KEY_VARIABLES.get(model.partition("/")[0])
-        if variable is not None and not api_key and not base_url and not os.environ.get(variable):
+        needed = variable is not None and not api_key and not base_url and not is_worker()
+        if variable is not None and needed and not os.environ.get(variable):
             raise errors.MissingKey(
                 f"no key for {model}: set the environment variable {variable}, or pass api_key=...; "
                 'a model without a key is "local"',

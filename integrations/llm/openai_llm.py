@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from trace_core.integrations.accounting import is_worker
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.faults import from_client_error, is_connection_fault
 from trace_core.integrations.llm.gateway import GatewayLLM
@@ -70,6 +71,7 @@ class OpenAIBackend:
         self._secrets = [key, Secret(parts.password) if parts.password else None]
         self._dialect: Dialect = dialect
         self._extra = extra or {}
+        self.prices = prices
         self._prices = {} if prices is None and self._host == OPENAI_HOST else prices
         self._trust_env = trust_env
         self._limit_name = "max_completion_tokens" if self._host == OPENAI_HOST else "max_tokens"
@@ -230,7 +232,7 @@ class OpenAILLM(GatewayLLM):
     ) -> None:
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or f"https://{OPENAI_HOST}/v1"
         api_key = api_key or os.environ.get("OPENAI_API_KEY")
-        if not api_key and urlsplit(base_url).hostname == OPENAI_HOST:
+        if not api_key and urlsplit(base_url).hostname == OPENAI_HOST and not is_worker():
             raise errors.MissingKey(
                 f"no key for {model}: set the environment variable OPENAI_API_KEY, or pass api_key=...; "
                 'a model without a key is "local"',

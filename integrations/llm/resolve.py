@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from trace_core.errors import MissingExtra
+from trace_core.integrations.accounting import is_worker
 from trace_core.integrations.llm.errors import UnknownModel
 from trace_core.integrations.llm.extras import installed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trace_core.integrations.llm.prices import Prices
     from trace_core.integrations.llm.protocol import LLM
 
 VALID_FORMS = """valid forms:
@@ -33,31 +39,51 @@ DEFAULTS = (
 )
 
 
-def resolve_llm(llm: str | LLM | None = None) -> LLM:
+_by_name: ContextVar[Callable[[str | None], LLM] | None] = ContextVar("trace_core_llm_by_name", default=None)
+
+
+@contextlib.contextmanager
+def resolving(by_name: Callable[[str | None], LLM] | None) -> Iterator[None]:
+    """Inside, names of models mean what ``by_name`` gives; None for what they mean by themselves."""
+    token = _by_name.set(by_name)
+    try:
+        yield
+    finally:
+        _by_name.reset(token)
+
+
+def resolve_llm(llm: str | LLM | None = None, *, prices: Prices | None = None) -> LLM:
     """The LLM meant by ``llm``. Nothing is sent, started or downloaded.
 
     Args:
         llm: see VALID_FORMS; an object that satisfies the LLM protocol is returned as it is.
+        prices: what models cost, by name, for a model given by name; see OpenAILLM.
 
     Raises:
         UnknownModel: no valid form; the message lists them.
         MissingKey: the provider's key is not in the environment.
         MissingExtra: the provider needs litellm, which is not installed.
     """
-    if llm is None:
-        return resolve_llm(_from_environment())
-    if not isinstance(llm, str):
+    if is_worker() and (llm is None or isinstance(llm, str)):
+        from trace_core.integrations.relay.worker import Relayed
+
+        return Relayed(llm)
+    if llm is not None and not isinstance(llm, str):
         return _checked(llm)
+    if (by_name := _by_name.get()) is not None:
+        return by_name(llm)
+    if llm is None:
+        return resolve_llm(_from_environment(), prices=prices)
     kind, _, rest = llm.partition("/")
     if kind == "openai" and rest:
         from trace_core.integrations.llm.openai_llm import OpenAILLM
 
-        return OpenAILLM(rest)
+        return OpenAILLM(rest, prices=prices)
     if kind == "litellm" and "/" in rest.strip("/"):
         from trace_core.integrations.llm.litellm_llm import LiteLLM
 
         _need_litellm(repr(llm))
-        return LiteLLM(rest)
+        return LiteLLM(rest, prices=prices)
     if llm == "local" or (llm.startswith("local:") and llm != "local:"):
         return _local(llm.partition(":")[2])
     raise UnknownModel(f"{llm!r} names no LLM; {VALID_FORMS}")

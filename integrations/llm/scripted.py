@@ -11,11 +11,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from trace_core.integrations.accounting import enter
+from trace_core.integrations.accounting import enter, relay
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.conversation import checked_messages, converse
 from trace_core.integrations.llm.parsing import clean_text
 from trace_core.integrations.llm.protocol import Answer, Completion, Contract, Message, Request, Sample, Usage
+from trace_core.integrations.llm.wrapping import Call
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -91,6 +92,10 @@ class ScriptedLLM:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete. The script runs in the calling thread."""
+        if (way := relay()) is not None:
+            return way.complete(
+                self, Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+            )
         turns = self._turns(messages, schema, n, temperature, seed, max_tokens, repair)
         try:
             while True:
@@ -113,6 +118,9 @@ class ScriptedLLM:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete. The script runs in the calling task; only the latency is waited for."""
+        if (way := relay()) is not None:
+            call = Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+            return await way.acomplete(self, call)
         turns = self._turns(messages, schema, n, temperature, seed, max_tokens, repair)
         try:
             while True:

@@ -1,17 +1,21 @@
 """What wrappers around a language model share: one description of what they do, for blocking and async calls.
 
-A wrapper is a generator. It yields the Call to make, or seconds to wait, and is sent the Completion, or has the error
-thrown in; what it returns is the result. So caches, recorders and breakers know nothing of threads and event loops.
+A wrapper is a generator. It yields the Call to make, seconds to wait, or a Flight to wait for, and is sent the
+Completion, or has the error thrown in; what it returns is the result. So caches, recorders and breakers know nothing of
+threads and event loops.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from trace_core.integrations.accounting import relay
 from trace_core.integrations.llm.conversation import checked_messages
 from trace_core.integrations.llm.protocol import LLM, Completion, Message
 
@@ -39,7 +43,26 @@ class Call:
         return {name: getattr(self, name) for name in names}
 
 
-Exchange: TypeAlias = Generator[Call | float, Any, Completion]
+class Flight:
+    """A call under way that others wait for.
+
+    Attributes:
+        landed: done when the call is; its result is the error, or None.
+    """
+
+    def __init__(self) -> None:
+        self.landed: Future[BaseException | None] = Future()
+        self._thread = threading.get_ident()
+
+    def wait(self) -> bool:
+        """Wait in this thread; False, at once, if the call needs this very thread to go on."""
+        if self._thread == threading.get_ident():
+            return False
+        self.landed.exception()
+        return True
+
+
+Exchange: TypeAlias = Generator[Call | float | Flight, Any, Completion]
 
 
 @dataclass(frozen=True)
@@ -81,7 +104,10 @@ class Wrapper:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
-        steps = self._around(Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair))
+        call = Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+        if (way := relay()) is not None:
+            return way.complete(self, call)
+        steps = self._around(call)
         try:
             step = next(steps)
             while True:
@@ -92,6 +118,8 @@ class Wrapper:
                         step = steps.throw(error)
                     else:
                         step = steps.send(done)
+                elif isinstance(step, Flight):
+                    step = steps.send(step.wait())
                 else:
                     self._clock.sleep(step)
                     step = steps.send(None)
@@ -113,7 +141,10 @@ class Wrapper:
         repair: bool = True,
     ) -> Completion:
         """See LLM.complete."""
-        steps = self._around(Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair))
+        call = Call(checked_messages(messages), schema, n, temperature, seed, max_tokens, repair)
+        if (way := relay()) is not None:
+            return await way.acomplete(self, call)
+        steps = self._around(call)
         try:
             step = next(steps)
             while True:
@@ -124,6 +155,9 @@ class Wrapper:
                         step = steps.throw(error)
                     else:
                         step = steps.send(done)
+                elif isinstance(step, Flight):
+                    await asyncio.shield(asyncio.wrap_future(step.landed))  # not to be cancelled by one who waits
+                    step = steps.send(True)
                 else:
                     await self._clock.asleep(step)
                     step = steps.send(None)

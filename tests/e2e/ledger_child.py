@@ -1,21 +1,28 @@
-"""`trace-core` in a process that kills itself at a write of the ledger, counted: KILL_AT="12 before" or "12 after"."""
+"""`trace-core` in a process that kills itself at a write of the ledger, counted: KILL_AT="12 before" or "12 after".
+
+With the argument ``serve`` it loads what the command needs once, and forks a child for each order that comes as a line
+of JSON: its arguments, folder, environment, and the files for what it says. The child starts when told to.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from typing import Any
 
 from trace_core.cli import main
 from trace_core.integrations.store.ledger import Ledger
 
-if "KILL_AT" in os.environ:
+
+def count_writes() -> None:
     number, moment = os.environ["KILL_AT"].split()
     left = int(number)
     write = Ledger.write
 
     def counted(self: Ledger, *arguments: Any) -> None:
-        global left
+        nonlocal left
         left -= 1
         if left == 0 and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -25,4 +32,59 @@ if "KILL_AT" in os.environ:
 
     Ledger.write = counted  # type: ignore[method-assign]
 
-main()
+
+def command() -> None:
+    if "KILL_AT" in os.environ:
+        count_writes()
+    main()
+
+
+def child(order: dict[str, Any]) -> None:
+    os.chdir(order["folder"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    for number, file in ((1, order["out"]), (2, order["err"])):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    sys.argv = ["trace-core", *order["arguments"]]
+    code = 1
+    try:
+        command()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # not back into the loop of the parent
+
+
+def say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def serve() -> None:
+    import openai
+
+    openai.DefaultAsyncHttpxClient  # noqa: B018 - loads the client
+    for line in sys.stdin:
+        order = json.loads(line)
+        ready, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            os.read(ready, 1)
+            child(order)
+        os.close(ready)
+        say(pid)
+        sys.stdin.readline()
+        os.close(go)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+if sys.argv[1:] == ["serve"]:
+    serve()
+else:
+    command()

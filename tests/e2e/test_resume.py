@@ -3,176 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import sqlite3
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
+from paid_run import KEY, OPTIMIZE, WORKFLOW, Forked, Provider, ledger, make_project, run, start
 
-from trace_core.cli import main
-
-CHILD = Path(__file__).with_name("ledger_child.py")
-KEY = "sk-canary-77c1d0"
-WORKFLOW = """
-import trace_core as tc
-from trace_core.nodes import LLMCall
-
-WANTED = "Dear friend"
-
-class Writer(tc.Module):
-    def __init__(self):
-        self.greeting = tc.node("Hi", trainable=True)
-        self.llm = LLMCall("openai/test-model")
-
-    def forward(self, name):
-        return self.llm(self.greeting, name)
-
-def metric(output, example):
-    right = sum(a == b for a, b in zip(output, WANTED))
-    return right / 20, f"{right} letters are right"
-"""
-#: What the "model" proposes, by the seed of the request: some better, some worse, one of no use.
-PROPOSED = ["De", "No", "Dear", 7, "Dear f", "Dxxx", "Dear frie", "Dear friend", "Hi again"]
-
-
-class Provider:
-    """Answers by fixed rules. ``deadly`` is called with the count of requests so far, and says when to kill whom."""
-
-    def __init__(self) -> None:
-        self.bodies: list[str] = []
-        self.kill_at: tuple[int, str] | None = None
-        self.process: subprocess.Popen[str] | None = None
-        self.hold: Callable[[], None] | None = None
-        self._lock = threading.Lock()
-        provider = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                text = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                with provider._lock:
-                    provider.bodies.append(text)
-                    moment = ""
-                    if provider.kill_at is not None:
-                        left, moment = provider.kill_at
-                        provider.kill_at = (left - 1, moment) if left > 1 else None
-                        moment = moment if left == 1 else ""
-                if provider.hold is not None:
-                    provider.hold()
-                if moment == "before":
-                    provider.kill()
-                data = provider.answer(json.loads(text))
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data[: len(data) // 2])
-                self.wfile.flush()
-                if moment == "middle":
-                    provider.kill()
-                self.wfile.write(data[len(data) // 2 :])
-                self.wfile.flush()
-                if moment == "after":
-                    provider.kill()
-
-            def handle(self) -> None:
-                try:
-                    super().handle()
-                except ConnectionError:
-                    return  # the client was killed, which is what this is about
-
-            def log_message(self, *args: Any) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-
-    @staticmethod
-    def answer(body: dict[str, Any]) -> bytes:
-        system, user = (message["content"] for message in body["messages"][:2])
-        if "response_format" in body:
-            content = json.dumps({"reasoning": "r", "greeting": PROPOSED[body["seed"] % len(PROPOSED)]})
-        else:
-            content = f"{system} {user}"
-        return json.dumps(
-            {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": body["model"],
-                "choices": [
-                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-                ],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-            }
-        ).encode()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    made = Provider()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return make_project(tmp_path)
-
-
-def make_project(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "mine.py").write_text(WORKFLOW)
-    names = ["Ann", "Ben", "Cem", "Dan", "Eva", "Fay", "Gus", "Hal"]
-    (folder / "x.jsonl").write_text("".join(json.dumps({"name": name}) + "\n" for name in names))
-    return folder
-
-
-OPTIMIZE = [
-    *("optimize", "mine:Writer", "--data", "x.jsonl", "--metric", "mine:metric", "--llm", "openai/test-model"),
-    *("--steps", "7", "--batch-size", "2", "--proposals", "2", "--validation", "0.25", "--held-out", "0.25"),
-    *("--out", "result"),
-]
-
-
-def start(folder: Path, provider: Provider, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-    environment |= {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": provider.url, "COLUMNS": "200", **more}
-    provider.process = subprocess.Popen(
-        [sys.executable, str(CHILD), *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return provider.process
-
-
-def run(folder: Path, provider: Provider, *arguments: str, **more: str) -> tuple[int, str, str]:
-    process = start(folder, provider, *arguments, **more)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def ledger(folder: Path) -> sqlite3.Connection:
-    return sqlite3.connect(folder / "runs" / "ledger.sqlite")
+Command = Callable[..., tuple[int, str]]
 
 
 #: Everything but clocks, and how often a call was tried.
@@ -194,41 +35,86 @@ def end_state(folder: Path) -> dict[str, list[str]]:
     return {k: [text.replace(str(folder), "FOLDER") for text in rows] for k, rows in (found | files).items()}
 
 
+class Whole(NamedTuple):
+    """What a run is that nobody kills."""
+
+    state: dict[str, list[str]]
+    paid: int
+
+
+def whole_run(forked: Forked, provider: Provider, folder: Path, *options: str) -> Whole:
+    code, _, err = forked.run(make_project(folder), provider, *OPTIMIZE, *options)
+    assert code == 0, err
+    paid = len(provider.bodies)
+    provider.bodies.clear()
+    return Whole(end_state(folder), paid)
+
+
+def is_whole(folder: Path) -> None:
+    with ledger(folder) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def tries(folder: Path) -> tuple[int, int]:
+    """How often the end of a call was not seen, and how often calls were begun."""
+    with ledger(folder) as connection:
+        found: tuple[int, int] = connection.execute("SELECT sum(lost), sum(tries) FROM calls").fetchone()
+    return found
+
+
 @pytest.mark.slow
-def test_ten_kills_each_resumed_change_nothing_and_repeat_at_most_one_call_each(tmp_path: Path) -> None:
-    whole, killed = make_project(tmp_path / "whole"), make_project(tmp_path / "killed")
-    provider = Provider()
-    try:
-        code, _, err = run(whole, provider, *OPTIMIZE)
-        assert code == 0, err
-        paid = len(provider.bodies)
-        assert paid > 40
+def test_ten_kills_of_one_run_change_nothing_and_repeat_at_most_one_call_each(
+    forked: Forked, provider: Provider, tmp_path: Path
+) -> None:
+    """Before, within and after an answer, and at writes of the ledger."""
+    whole = whole_run(forked, provider, tmp_path / "whole")
+    assert whole.paid > 40
+    killed = make_project(tmp_path / "killed")
+    dice = random.Random(20)
+    kinds = [*("before", "middle", "after", "before", "middle"), *("write",) * 5]
+    dice.shuffle(kinds)
+    for number, kind in enumerate(kinds):
+        more = {}
+        if kind == "write":
+            more["KILL_AT"] = f"{dice.randint(5, 16)} {dice.choice(['before', 'after'])}"
+        else:
+            provider.kill_at = (dice.randint(1, 4), kind)
+        code, out, err = forked.run(killed, provider, *(OPTIMIZE if number == 0 else ["resume", "latest"]), **more)
+        assert code == -signal.SIGKILL, (number, kind, out, err)
+        is_whole(killed)
+    code, out, err = forked.run(killed, provider, "resume", "latest")
+    assert code == 0, err
+    is_whole(killed)
+    lost, begun = tries(killed)
+    assert end_state(killed) == whole.state
+    assert whole.paid <= len(provider.bodies) <= whole.paid + 10
+    assert begun == whole.paid + lost
+    assert len(provider.bodies) <= begun  # a kill between intent and request paid nothing
+    assert KEY.encode() not in (killed / "runs" / "ledger.sqlite").read_bytes()
+
+
+@pytest.mark.slow
+def test_ten_runs_each_killed_at_a_random_request(forked: Forked, provider: Provider, tmp_path: Path) -> None:
+    """One kill, anywhere between the first request and the last: the run that goes on repeats at most that request."""
+    short = ("--steps", "2")
+    whole = whole_run(forked, provider, tmp_path / "whole", *short)
+    assert whole.paid > 20
+    dice = random.Random(21)
+    for number, at in enumerate(sorted(dice.sample(range(1, whole.paid + 1), 10))):
+        folder = make_project(tmp_path / str(number))
         provider.bodies.clear()
-        dice = random.Random(20)
-        kinds = [*("before", "middle", "after", "before", "middle"), *("write",) * 5]
-        dice.shuffle(kinds)
-        for number, kind in enumerate(kinds):
-            more = {}
-            if kind == "write":
-                more["KILL_AT"] = f"{dice.randint(5, 16)} {dice.choice(['before', 'after'])}"
-            else:
-                provider.kill_at = (dice.randint(1, 4), kind)
-            code, out, err = run(killed, provider, *(OPTIMIZE if number == 0 else ["resume", "latest"]), **more)
-            assert code == -signal.SIGKILL, (number, kind, out, err)
-            with ledger(killed) as connection:
-                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        code, out, err = run(killed, provider, "resume", "latest")
-        assert code == 0, err
-        with ledger(killed) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            lost = connection.execute("SELECT sum(lost), sum(tries) FROM calls").fetchone()
-        assert end_state(killed) == end_state(whole)
-        assert paid <= len(provider.bodies) <= paid + 10
-        assert lost[1] == paid + lost[0]
-        assert len(provider.bodies) <= lost[1]  # a kill between intent and request paid nothing
-        assert KEY.encode() not in (killed / "runs" / "ledger.sqlite").read_bytes()
-    finally:
-        provider.close()
+        moment = dice.choice(["before", "middle", "after"])
+        provider.kill_at = (at, moment)
+        code, out, err = forked.run(folder, provider, *OPTIMIZE, *short)
+        assert code == -signal.SIGKILL, (at, moment, out, err)
+        assert len(provider.bodies) == at
+        is_whole(folder)
+        code, _, err = forked.run(folder, provider, "resume", "latest")
+        assert code == 0, (at, moment, err)
+        is_whole(folder)
+        lost, begun = tries(folder)
+        assert end_state(folder) == whole.state, (at, moment)
+        assert whole.paid <= len(provider.bodies) == begun == whole.paid + lost <= whole.paid + 1
 
 
 def test_a_polite_kill_marks_the_run_and_a_second_writer_is_refused(project: Path, provider: Provider) -> None:
@@ -266,26 +152,8 @@ def run_beside(folder: Path, provider: Provider, *arguments: str) -> tuple[int, 
         provider.process = first
 
 
-def test_a_budget_drift_forks_and_the_commands_that_look(
-    project: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_budget_drift_forks_and_the_commands_that_look(project: Path, provider: Provider, command: Command) -> None:
     """In this process, through the command's own entry point."""
-    monkeypatch.chdir(project)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def command(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["trace-core", *arguments])
-        sys.modules.pop("mine", None)
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
     code, out = command(*OPTIMIZE, "--dry-run")
     assert code == 0
     assert "at most" in out

@@ -96,17 +96,21 @@ ENGINES = [
 
 @pytest.mark.parametrize("make", ENGINES)
 def test_every_engine_gives_the_same_run(make: Any, tmp_path: Path) -> None:
-    expected = seen(*run(None))
-    with make() as engine, Ledger.open(tmp_path / "l.sqlite") as ledger:
-        record = ledger.new_run("shift", fingerprint={}, config={})
-        result, llm = run(engine, run=record)
-        assert seen(result, llm) == expected
-        assert result.score == 1.0
-        rows = record.evaluations()
-    with Ledger.open(tmp_path / "alone.sqlite") as ledger:
-        record = ledger.new_run("shift", fingerprint={}, config={})
-        run(None, run=record)
-        assert rows == record.evaluations()
+    """Candidates, scores, prompts, and the calls that the workflow makes, with their keys in the ledger."""
+
+    def on(engine: Executor | None, name: str) -> Any:
+        budget = Budget(calls=1000, tokens=1_000_000)
+        with Ledger.open(tmp_path / name) as ledger:
+            record = ledger.new_run("shift", fingerprint={}, config={})
+            result, llm = run(engine, "Told", run=record, budget=budget)
+            calls = ledger.query("SELECT key, role, model, state, tokens, tries, result FROM calls ORDER BY key")
+            return seen(result, llm), sorted(map(repr, record.evaluations())), calls, budget.by_role, result.score
+
+    expected = on(None, "alone.sqlite")
+    with make() as engine:
+        assert on(engine, "engine.sqlite") == expected
+    assert expected[-1] == 1.0
+    assert len([call for call in expected[2] if call[1] == "workflow"]) > 40
 
 
 def test_a_coroutine_workflow_runs_on_tasks_and_gives_the_same_run() -> None:

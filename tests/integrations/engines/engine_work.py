@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import trace_core as tc
+from trace_core.integrations.llm import ScriptedLLM
 
 
 class Shift(tc.Module):
@@ -26,6 +27,22 @@ class Shift(tc.Module):
 def closeness(output: Any, x: int) -> tuple[float, str]:
     error = output - (x + 3)
     return 1 - abs(error) / 10, f"off by {error}"
+
+
+class Told(Shift):
+    """A model says what x is, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.llm = ScriptedLLM(lambda messages: messages[-1]["content"].rpartition(" ")[2])
+
+    @tc.bundle
+    def ask(self, x: int) -> int:
+        question: Any = [{"role": "user", "content": f"What is {x}"}]
+        return int(self.llm.complete(question).text) + 0 * int(self.llm.complete(question).text)
+
+    def forward(self, x: Any) -> tc.Node:
+        return self.offset + self.ask(x)
 
 
 class Stuck(Shift):
