@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import BudgetTooSmall, NoDependence, SolverError
 from trace_core.optimizers.decision.executions import Executions, Record
+from trace_core.optimizers.decision.local import LocalModel
 from trace_core.optimizers.decision.proposing import Proposer
 from trace_core.optimizers.decision.result import Certificate, RobustResult, Round
 from trace_core.optimizers.decision.surrogate import Surrogate
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
     Plan = Generator[tuple[Array, Array], Record, None]
 
-_ATTACKS = 8  # executions at most on one decision in one go
+_ATTACKS = (10, 24)  # executions at most on one decision, for the first time and again
+_PATIENCE, _AGAIN = 4, 8  # in a row that are no worse: a decision has stood the attack, for the first time or again
+_COURAGE = (0.0, 1.0, 2.0, 4.0)  # standard deviations added in turn: what is known, what is not
 _SCENARIOS = 6  # that the main problem looks at
 _IDLE = 3  # rounds without an execution, then something random is executed
 
@@ -51,8 +54,8 @@ class LearnedSolver:
         executions: int = 1000,
         seconds: float = math.inf,
         seed: int = 0,
-        hidden: int = 16,
-        members: int = 2,
+        hidden: int = 32,
+        members: int = 4,
         **options: Any,
     ) -> None:
         least = 2 * (problem.size + problem.uncertainty.size) + 10
@@ -135,19 +138,21 @@ class LearnedSolver:
     # ---- the plan
 
     def _planned(self) -> Plan:
-        yield from self._spread(int(0.35 * self.budget) - len(self.executions.records))
+        yield from self._spread(int(0.2 * self.budget) - len(self.executions.records))
         self._warn_of_no_dependence()
         tried = idle = 0
+        stood: bytes | None = None  # the incumbent that was attacked last
         while True:
             begun = self._used
-            late = self._used > 0.9 * self.budget
-            if not tried or len(self.executions.records) >= self._fitted + 6:
-                self._fit(30 if tried else 300)
-            x = None if late else self._proposal(tried)
+            late = self._used > 0.75 * self.budget
+            if not tried or len(self.executions.records) >= self._fitted + 8:
+                self._fit(40 if tried else 400)
+            x = None if late and tried % 3 else self._proposal(tried)
             tried += 1
             if x is not None:
                 yield from self._attack(x)
-            if (late or x is None or tried % 4 == 0) and (best := self._incumbent()) is not None:
+            if (best := self._incumbent()) is not None and (late or x is None or best.tobytes() != stood):
+                stood = best.tobytes()
                 yield from self._attack(best, again=True)
             # A round may execute nothing: what it proposes is known already, or there is no incumbent to attack.
             idle = idle + 1 if self._used == begun else 0
@@ -191,18 +196,30 @@ class LearnedSolver:
         return [self.problem.uncertainty.center, *self._scenarios[-_SCENARIOS:]]
 
     def _attack(self, x: Array, again: bool = False) -> Plan:
-        """Execute the worst scenarios that the network and the past know for ``x``."""
+        """Execute scenarios that may be the worst for ``x``, until a few in a row are none."""
         key = x.tobytes()
         bound = math.inf if again else self._best_total()
-        known = list(reversed(self._scenarios[-_SCENARIOS:]))
-        quiet = 0
-        for k in range(_ATTACKS):
-            xi, expected = self._candidate(x, known, k, again)
-            if self.executions.known(x, xi) is not None:
-                quiet += 1
-                if quiet >= 2:
+        local: LocalModel | None = None
+        quiet = tried = 0
+        while quiet < (_AGAIN if again else _PATIENCE) and tried < _ATTACKS[again]:
+            if tried == 0 and not again:
+                found = self._expected_worst(x)
+            else:
+                local = local or LocalModel(self.problem, self.surrogate, x, self._finite())
+                own = [self._worst[key].xi] if key in self._worst else []
+                found = local.worst(
+                    [self.problem.uncertainty.center, *self._scenarios[-_SCENARIOS:], *own],
+                    self._generator,
+                    _COURAGE[tried % len(_COURAGE)],
+                    lambda xi: self.executions.known(x, xi) is not None,
+                )
+                if found is None:
                     break
+            tried += 1
+            xi, expected = found
+            if self.executions.known(x, xi) is not None:
                 continue
+            before = self._worst[key].value if key in self._worst else -math.inf
             record = yield x, xi
             total = self._total(record)
             if math.isinf(total) or (not again and total > bound):
@@ -210,39 +227,24 @@ class LearnedSolver:
                 self._dead.add(key)
                 self._note("dropped", total)
                 return
-            error = abs(record.value - expected) if math.isfinite(expected) else math.inf
-            self._errors.append(error)
-            worse = self._worst[key].xi is record.xi or np.array_equal(self._worst[key].xi, record.xi)
-            if worse and k > 0:
-                self._keep_scenario(xi)
-            if error < 0.01 * self.surrogate.scale and k >= 2 and not again:
-                quiet += 1
-                if quiet >= 2:
-                    break
-            else:
-                self._fit(12, x)
+            self._errors.append(abs(record.value - expected))
+            if local is not None:
+                local.add(record)
+            quiet = 0 if record.value > before + 5e-3 * self.surrogate.scale else quiet + 1
         self._dead.add(key)
-        self._keep_scenario(self._worst[key].xi)
-        self._note("attacked again" if again else "attacked", self._total(self._worst[key]))
+        if key in self._worst:
+            self._keep_scenario(self._worst[key].xi)
+            self._note("attacked again" if again else "attacked", self._total(self._worst[key]))
 
-    def _candidate(self, x: Array, known: list[Array], k: int, again: bool) -> tuple[Array, float]:
-        """The k-th scenario to try: the network's worst; first of all one that was the worst for a decision before."""
-        if k == 0 and not again and known:
-            values = [float(self.surrogate.predict(x[None], xi[None])[0]) for xi in known]
-            best = int(np.argmax(values))
-            return known[best], values[best]
-        if k == 4:
-            exact = self._proposer.exact_worst(x, 0.5)
-            if exact is not None:
-                return exact
-        if k >= 5 and again:  # around the worst so far
-            worst, xi = self._worst[x.tobytes()].xi, self.problem.uncertainty
-            other = xi.sample(1, self._generator)[0] if k % 2 else xi.worst(self._generator.normal(size=xi.size))[1]
-            mixed = worst + 0.25 * (other - worst)
-            if xi.contains(mixed):
-                return mixed, math.inf
-        own = [self._worst[x.tobytes()].xi] if x.tobytes() in self._worst else []
-        return self._proposer.worst(x, [*known, *own])
+    def _expected_worst(self, x: Array) -> tuple[Array, float]:
+        """Of the scenarios that were the worst for decisions before, the one that the network takes for the worst."""
+        known = [*reversed(self._scenarios[-_SCENARIOS:]), self.problem.uncertainty.center]
+        values = self.surrogate.predict(np.broadcast_to(x, (len(known), len(x))), np.array(known))
+        best = int(np.argmax(values))
+        return known[best], float(values[best])
+
+    def _finite(self) -> list[Record]:
+        return [record for record in self.executions.records if math.isfinite(record.value)]
 
     def _keep_scenario(self, xi: Array) -> None:
         self._scenarios = [*[s for s in self._scenarios if not np.array_equal(s, xi)][-40:], xi]
