@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trace_core._values import is_tensor
 from trace_core.context import using
-from trace_core.node import Node, unwrap
+from trace_core.node import ExceptionNode, Node, unwrap
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import BadOutcome, Infeasible, InvalidProblem, NoisySecondStage
+from trace_core.optimizers.decision.program import Observation, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,11 +29,14 @@ class Record:
     xi: Array
     value: float
     seconds: float = 0.0
+    seen: Observation | None = None  # the nodes of a traced second stage
+    context: str = ""  # of the trainable parameters that the second stage read, beside the decisions
 
     def data(self) -> dict[str, Any]:
         """Plain data."""
         value = self.value if math.isfinite(self.value) else None
-        return {"x": self.x.tolist(), "xi": self.xi.tolist(), "value": value, "seconds": self.seconds}
+        data = {"x": self.x.tolist(), "xi": self.xi.tolist(), "value": value, "seconds": self.seconds}
+        return data | {"context": self.context} | ({} if self.seen is None else {"nodes": self.seen.data()})
 
 
 class Executions:
@@ -54,6 +58,8 @@ class Executions:
         self.count = self.rejected = self.failed = 0
         self.noisy = False
         self._known: dict[bytes, Record] = {}
+        self.program: Program | None = None  # of a traced second stage, from its first run on
+        self._seen: Observation | None = None
 
     @staticmethod
     def key(x: Array, xi: Array) -> bytes:
@@ -80,9 +86,11 @@ class Executions:
         if function is None:
             raise InvalidProblem("second_stage", "is missing: there is nothing to execute")
         self.count += 1
+        scenario = Node(xi.copy(), name=problem.uncertainty.name)
         try:
             with using(problem.split(x)):
-                given = function(*problem.decisions, Node(xi.copy(), name=problem.uncertainty.name))
+                given = function(*problem.decisions, scenario)
+                self.observe(given, scenario)
             return self.cost(given, x, xi)
         except Infeasible:
             self.failed += 1
@@ -113,12 +121,44 @@ class Executions:
             self.failed += 1
         return value
 
+    def observe(self, given: Any, scenario: Node) -> None:
+        """Look at the graph of a run that is to be remembered; nothing if it has none or is a mean of several."""
+        self._seen = None
+        if not isinstance(given, Node) or isinstance(given, ExceptionNode) or self.replicates > 1:
+            return
+        if self.program is None or self.program.stale():
+            self.program = Program(self.problem, given, scenario, self.program)
+        self._seen = self.program.observe(given, scenario)
+
+    @property
+    def context(self) -> str:
+        """Changes with the trainable parameters that the second stage reads, beside the decisions."""
+        return "" if self.program is None else self.program.context()
+
     def add(self, x: Array, xi: Array, value: float, seconds: float = 0.0) -> Record:
         """Remember what was executed."""
-        record = Record(x.copy(), xi.copy(), value, seconds)
-        self.records.append(record)
-        self._known[self.key(x, xi)] = record
+        record = Record(x.copy(), xi.copy(), value, seconds, self._seen, self.context)
+        self._seen = None
+        self._keep(record)
         return record
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        self._known[self.key(record.x, record.xi)] = record
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The context key of each opaque node at its latest run."""
+        return {name: key for r in self.records if r.seen is not None for name, key in r.seen.keys.items()}
+
+    def current(self) -> list[Record]:
+        """The records whose values hold for the workflow as it is now."""
+        context = self.context
+        return [record for record in self.records if record.context == context]
+
+    def forget_values(self) -> None:
+        """The workflow was changed: what was executed before is no answer any more (its nodes may still teach)."""
+        self._known = {self.key(record.x, record.xi): record for record in self.current()}
 
     def check_noise(self) -> None:
         """Run three inputs again; warns with NoisySecondStage if a value differs."""
@@ -148,7 +188,9 @@ class Executions:
             except (KeyError, TypeError, ValueError) as error:
                 raise InvalidProblem("records", f"holds what is no execution: {data!r:.120}", value=data) from error
             if self._belongs(x, xi) and not math.isnan(value):
-                self.add(self.problem.repaired(x), xi, value, float(data.get("seconds", 0.0)))
+                seen = Observation.of(data["nodes"]) if "nodes" in data else None
+                seconds = float(data.get("seconds", 0.0))
+                self._keep(Record(self.problem.repaired(x), xi, value, seconds, seen, str(data.get("context", ""))))
             else:
                 self.rejected += 1
         if given and self.rejected == len(given):

@@ -16,6 +16,7 @@ from trace_core.optimizers.decision.executions import Executions, Record
 from trace_core.optimizers.decision.local import LocalModel
 from trace_core.optimizers.decision.proposing import Proposer
 from trace_core.optimizers.decision.result import Certificate, RobustResult, Round
+from trace_core.optimizers.decision.structured import StructuredSurrogate
 from trace_core.optimizers.decision.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class LearnedSolver:
             raise BudgetTooSmall(executions, least)
         self.problem, self.budget, self.seconds = problem, executions, seconds
         self.executions = Executions(problem, **options)
-        self.surrogate = Surrogate(problem, hidden=hidden, members=members, seed=seed)
+        self.surrogate: Surrogate = Surrogate(problem, hidden=hidden, members=members, seed=seed)
         self._generator = np.random.default_rng(seed)
         self._proposer = Proposer(problem, self.surrogate, self._generator)
         self.stop: str | None = None
@@ -76,6 +77,9 @@ class LearnedSolver:
         self._plan: Plan | None = None
         self._wanted: tuple[Array, Array] | None = None
         self._checked = False
+        self._context = ""
+        self._whole = {"hidden": hidden, "members": members, "seed": seed}
+        self._shape = {"hidden": min(hidden, 12), "members": min(members, 2), "seed": seed}
 
     # ---- one execution after the other
 
@@ -98,6 +102,8 @@ class LearnedSolver:
 
     def wanted(self) -> tuple[Array, Array] | None:
         """The next (decision, scenario) to be executed; None at the end, with ``stop`` set."""
+        if self.executions.context != self._context:
+            self._renew()
         if self.stop is None and self._wanted is None:
             if self._used >= self.budget:
                 self.stop = "executions"
@@ -110,6 +116,17 @@ class LearnedSolver:
                 except StopIteration:
                     self.stop = "exhausted"
         return None if self.stop is not None else self._wanted
+
+    def _renew(self) -> None:
+        """A prompt, code or number of the workflow was changed: values executed before it do not hold any more."""
+        first = not self._context and not any(record.context for record in self.executions.records[:-1])
+        self._context = self.executions.context
+        if first:
+            return
+        self.executions.forget_values()
+        self._worst, self._dead, self._plan, self._wanted = {}, set(), None, None
+        for record in self.executions.current():
+            self._note_worst(record)
 
     def tell(self, record: Record) -> None:
         """What the execution of ``wanted`` gave (or another that happened)."""
@@ -138,7 +155,7 @@ class LearnedSolver:
     # ---- the plan
 
     def _planned(self) -> Plan:
-        yield from self._spread(int(0.2 * self.budget) - len(self.executions.records))
+        yield from self._spread(int(0.2 * self.budget) - len(self.executions.current()))
         self._warn_of_no_dependence()
         tried = idle = 0
         stood: bytes | None = None  # the incumbent that was attacked last
@@ -244,7 +261,10 @@ class LearnedSolver:
         return known[best], float(values[best])
 
     def _finite(self) -> list[Record]:
-        return [record for record in self.executions.records if math.isfinite(record.value)]
+        return [record for record in self.executions.current() if math.isfinite(record.value)]
+
+    def _use(self, surrogate: Surrogate) -> None:
+        self.surrogate = self._proposer.surrogate = surrogate
 
     def _keep_scenario(self, xi: Array) -> None:
         self._scenarios = [*[s for s in self._scenarios if not np.array_equal(s, xi)][-40:], xi]
@@ -253,7 +273,19 @@ class LearnedSolver:
         if near is None and (best := self._incumbent()) is not None:
             near = best
         self._fitted = len(self.executions.records)
-        self.surrogate.fit(self.executions.records, epochs=epochs, near=near, binary=self.problem.binary)
+        program = self.executions.program
+        if program is not None and not program.trivial:
+            if not isinstance(self.surrogate, StructuredSurrogate):
+                self._use(StructuredSurrogate(self.problem, program, **self._shape))
+            if isinstance(self.surrogate, StructuredSurrogate):
+                self.surrogate.program = program
+                self.surrogate.current = self.executions.keys
+            self.surrogate.fit(self.executions.records, epochs=epochs, near=near, binary=self.problem.binary)
+            return
+        if isinstance(self.surrogate, StructuredSurrogate):  # runs differed so much that nothing is left of it
+            self._use(Surrogate(self.problem, **self._whole))
+            epochs = 300
+        self.surrogate.fit(self.executions.current(), epochs=epochs, near=near, binary=self.problem.binary)
 
     # ---- what is known
 

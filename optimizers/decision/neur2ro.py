@@ -65,7 +65,7 @@ class Neur2RO(Optimizer):
             raise InvalidProblem("gap", f"must be from 0 to below 1, got {gap!r}", value=gap)
         self.problem = problem
         self._solver: ExactSolver | LearnedSolver
-        self._asked: tuple[Any, Any] | None = None
+        self._asked: tuple[Any, Any, Node] | None = None
         if problem.recourse is not None:
             self._solver = ExactSolver(problem, problem.recourse, gap=gap, seconds=seconds, seed=seed)
         else:
@@ -121,8 +121,9 @@ class Neur2RO(Optimizer):
         x, xi = wanted
         for parameter, value in self.problem.split(x).items():
             parameter.update(value)
-        self._asked = (x, xi)
-        return Node(xi.copy(), name=self.problem.uncertainty.name)
+        scenario = Node(xi.copy(), name=self.problem.uncertainty.name)
+        self._asked = (x, xi, scenario)
+        return scenario
 
     def backward(self, output: Node, feedback: FeedbackLike | Feedback = "") -> Trace:
         """The second stage's value is that of ``output`` (its cost or revenue, not a score); feedback is kept as words.
@@ -134,10 +135,11 @@ class Neur2RO(Optimizer):
             solver = self._learned()
             if self._asked is None:
                 raise DecisionError("backward needs a scenario: call next_scenario() and run the workflow on it")
-            (x, xi), self._asked = self._asked, None
+            (x, xi, scenario), self._asked = self._asked, None
             error = output.value if isinstance(output.value, BaseException) else None
             impossible = isinstance(error, Infeasible)
             value = float("inf") if impossible else solver.executions.cost(output, x, xi)
+            solver.executions.observe(output, scenario)
             solver.executions.count += 1
             solver.took(solver.executions.add(x, xi, value))
         return trace

@@ -9,7 +9,7 @@ from trace_core.errors import ParameterError
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios
-from trace_core.optimizers.decision.relu import Domain, Embedding
+from trace_core.optimizers.decision.relu import Domain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,23 +40,18 @@ class Proposer:
 
     def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float) -> Array | None:
         """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time."""
-        network = self.surrogate.network
-        if network is None:
-            return None
         problem, model = self.problem, Model(seed=int(self.generator.integers(1 << 30)))
         x = problem.add_to(model)
         theta = model.add_columns(1, -math.inf, math.inf, cost=1.0)
         domain = Domain.box(problem.low, problem.high)
         for xi in scenarios:
-            matrix, offset = self.surrogate.features.given_xi(xi)
-            for each, limit in ((network, None), (self.surrogate.doubt, 0.0)):
-                if each is None:
-                    continue
-                out = Embedding(model, x, each, matrix, offset, domain).output
-                if limit is None:
-                    model.add_rows([(theta, [1.0]), (out.columns, -out.matrix)], low=out.constant)
-                else:
-                    model.add_rows([(out.columns, out.matrix)], high=limit - out.constant)
+            value = self.surrogate.add_value(model, x, domain, xi=xi)
+            if value is None:
+                return None
+            model.add_rows([(theta, [1.0]), (value.columns, -value.matrix)], low=value.constant)
+            doubt = self.surrogate.add_doubt(model, x, domain, xi=xi)
+            if doubt is not None:
+                model.add_rows([(doubt.columns, doubt.matrix)], high=-doubt.constant)
         if problem.binary:
             for key in taken:
                 one = np.frombuffer(key) > 0.5
@@ -168,13 +163,15 @@ class Proposer:
 
     def exact_worst(self, x: Array, seconds: float) -> tuple[Array, float] | None:
         """The same by MILP; None if nothing is found in time, or without a network."""
-        xi, network = self.problem.uncertainty, self.surrogate.network
-        if network is None or isinstance(xi, Scenarios):
+        xi = self.problem.uncertainty
+        if isinstance(xi, Scenarios):
             return None
         model = Model(maximise=True)
         domain = Domain.of(xi)
         columns = domain.add_to(model)
-        out = Embedding(model, columns, network, *self.surrogate.features.given_x(x), domain).output
+        out = self.surrogate.add_value(model, columns, domain, x=x)
+        if out is None:
+            return None
         model.set_costs(out.columns, out.matrix[0])
         model.offset = float(out.constant[0])
         found = model.solve(seconds=seconds, gap=0.005)

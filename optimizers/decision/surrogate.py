@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
 from trace_core.nodes.decision._numpy import np
-from trace_core.optimizers.decision.relu import ReluNetwork
+from trace_core.nodes.decision.errors import InvalidProblem
+from trace_core.optimizers.decision.relu import Embedding, ReluNetwork
 
 if TYPE_CHECKING:
     from trace_core.nodes.decision.checks import Array
+    from trace_core.nodes.decision.milp import Columns, Model
     from trace_core.optimizers.decision.executions import Record
     from trace_core.optimizers.decision.problem import RobustProblem
+    from trace_core.optimizers.decision.relu import Affine, Domain
 
 _PRODUCTS = 240  # at most so many features of products
 
@@ -86,8 +89,8 @@ class Surrogate:
         self.network: ReluNetwork | None = None
         self.doubt: ReluNetwork | None = None
         self.scale = 1.0
-        self._value = _Ensemble(self.features.count, hidden, members, seed)
-        self._feasible = _Ensemble(self.features.count, hidden, 1, seed + 1)
+        self._value = Ensemble(self.features.count, hidden, members, seed)
+        self._feasible = Ensemble(self.features.count, hidden, 1, seed + 1)
 
     def fit(self, records: list[Record], *, epochs: int, near: Array | None = None, binary: bool = True) -> None:
         """Train on from where it is. Records near ``near`` count five times."""
@@ -105,19 +108,27 @@ class Surrogate:
             self._value.fit(features[fine], (values[fine] - mean) / self.scale, weights[fine], epochs)
             self.network = self._value.merged(self.scale, mean)
         if not fine.all() and fine.any():
-            balance = np.where(fine, 1.0, max(1.0, fine.sum() / max(1, (~fine).sum())))
-            self._feasible.fit(features, np.where(fine, -1.0, 1.0), balance, epochs)
-            self.doubt = self._feasible.merged(1.0, 0.0)
+            self.fit_doubt(x, xi, fine, epochs)
+
+    def fit_doubt(self, x: Array, xi: Array, fine: Any, epochs: int) -> None:
+        """Train what tells where no reaction is possible."""
+        balance = np.where(fine, 1.0, max(1.0, fine.sum() / max(1, (~fine).sum())))
+        self._feasible.fit(self.features(x, xi), np.where(fine, -1.0, 1.0), balance, epochs)
+        self.doubt = self._feasible.merged(1.0, 0.0)
 
     def predict(self, x: Array, xi: Array) -> Array:
         """Values for rows of x and xi; where no reaction is expected, so much more that it is avoided."""
         if self.network is None:
             return np.zeros(len(x))
-        features = self.features(x, xi)
-        values: Array = self.network(features)[:, 0]
-        if self.doubt is not None:
-            values = values + 20.0 * self.scale * np.maximum(self.doubt(features)[:, 0], 0.0)
+        values: Array = self.network(self.features(x, xi))[:, 0] + self.penalty(x, xi)
         return values
+
+    def penalty(self, x: Array, xi: Array) -> Array:
+        """What makes rows be avoided where no reaction is expected; 0 elsewhere."""
+        if self.doubt is None:
+            return np.zeros(len(x))
+        found: Array = 20.0 * self.scale * np.maximum(self.doubt(self.features(x, xi))[:, 0], 0.0)
+        return found
 
     def slopes(self, x: Array, xi: Array) -> Array:
         """Derivatives of the value by xi at rows of xi, for one x."""
@@ -127,11 +138,43 @@ class Surrogate:
         found: Array = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi)) @ matrix
         return found
 
+    def add_value(
+        self, model: Model, columns: Columns, domain: Domain, *, x: Array | None = None, xi: Array | None = None
+    ) -> Affine | None:
+        """The value in a model, as a function of ``columns``: of xi where ``x`` is given, of x where ``xi`` is.
 
-class _Ensemble:
+        None before there is anything to embed.
+        """
+        return None if self.network is None else self._added(self.network, model, columns, domain, x, xi)
+
+    def add_doubt(
+        self, model: Model, columns: Columns, domain: Domain, *, x: Array | None = None, xi: Array | None = None
+    ) -> Affine | None:
+        """The same for infeasibility."""
+        return None if self.doubt is None else self._added(self.doubt, model, columns, domain, x, xi)
+
+    def _added(
+        self,
+        network: ReluNetwork,
+        model: Model,
+        columns: Columns,
+        domain: Domain,
+        x: Array | None,
+        xi: Array | None,
+    ) -> Affine:
+        if x is not None:
+            matrix, offset = self.features.given_x(x)
+        elif xi is not None:
+            matrix, offset = self.features.given_xi(xi)
+        else:
+            raise InvalidProblem("a network", "can only be embedded for a fixed x or a fixed xi")
+        return Embedding(model, columns, network, matrix, offset, domain).output
+
+
+class Ensemble:
     """Members trained at once by Adam on all data; each a hidden layer beside a linear part."""
 
-    def __init__(self, inputs: int, hidden: int, members: int, seed: int) -> None:
+    def __init__(self, inputs: int, hidden: int, members: int, seed: int, outputs: int = 1) -> None:
         torch = require("torch", extra="torch")
         self._torch = torch
         made = torch.Generator().manual_seed(seed)
@@ -142,16 +185,16 @@ class _Ensemble:
         self.parameters = [
             tensor(members, inputs, hidden, scale=1.0 / math.sqrt(inputs)),
             tensor(members, 1, hidden, scale=0.5),
-            tensor(members, hidden, 1, scale=0.5 / math.sqrt(hidden)),
-            tensor(members, 1, 1, scale=0.1),
-            tensor(members, inputs, 1, scale=0.1 / math.sqrt(inputs)),
+            tensor(members, hidden, outputs, scale=0.5 / math.sqrt(hidden)),
+            tensor(members, 1, outputs, scale=0.1),
+            tensor(members, inputs, outputs, scale=0.1 / math.sqrt(inputs)),
         ]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-2, weight_decay=1e-5)
 
     def fit(self, features: Array, targets: Array, weights: Array, epochs: int) -> None:
         torch = self._torch
         inputs = torch.as_tensor(features, dtype=torch.float32)
-        wanted = torch.as_tensor(targets, dtype=torch.float32)[None, :, None]
+        wanted = torch.as_tensor(targets, dtype=torch.float32).reshape(1, len(features), -1)
         share = torch.as_tensor(weights / weights.sum(), dtype=torch.float32)[None, :, None]
         w1, b1, w2, b2, skip = self.parameters
         with torch.enable_grad():
@@ -165,11 +208,13 @@ class _Ensemble:
                 loss.backward()
                 self.optimizer.step()
 
-    def merged(self, scale: float, mean: float) -> ReluNetwork:
-        """The mean of the members as one network, in the units of the values."""
+    def merged(self, scale: Any, mean: Any) -> ReluNetwork:
+        """The mean of the members as one network, in the units of the values: one scale and mean for each output."""
         w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self.parameters)
         members, inputs, hidden = w1.shape
+        outputs = w2.shape[2]
+        scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), (outputs,))
         first = w1.transpose(0, 2, 1).reshape(members * hidden, inputs)
-        last = w2.reshape(1, members * hidden) / members * scale
-        layers = [(first, b1.reshape(-1)), (last, np.array([b2.mean() * scale + mean]))]
-        return ReluNetwork(layers, skip.mean(axis=0).T * scale)
+        last = w2.reshape(members * hidden, outputs).T / members * scales[:, None]
+        layers = [(first, b1.reshape(-1)), (last, b2.mean(axis=0)[0] * scales + mean)]
+        return ReluNetwork(layers, skip.mean(axis=0).T * scales[:, None])
