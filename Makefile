@@ -13,6 +13,7 @@
 
 VENV := .venv
 PEER := .venv-bench-trace
+OPENAI3 := .venv-openai3
 PY := $(VENV)/bin/python
 ARGS ?=
 BENCH ?= tracing
@@ -21,7 +22,7 @@ PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 DEMO_EXTRAS := litellm,local
-TEST_EXTRAS := dev,litellm,local,torch,optim,milp,examples,bench
+TEST_EXTRAS := dev,litellm,local,torch,optim,milp,monty,ray,dask,examples,bench
 
 .PHONY: help demo test lint bench clean
 .DELETE_ON_ERROR:
@@ -32,7 +33,7 @@ help:
 demo: $(VENV)/.installed-demo
 	@$(VENV)/bin/trace-core demo $(ARGS)
 
-test: lint
+test: lint $(OPENAI3)/.installed
 	@$(PY) -m pytest $(ARGS)
 
 # Types and import rules are checked on the installed wheel: that is what users get, and only there do all packages lie
@@ -57,7 +58,7 @@ bench: $(VENV)/.installed-test $(if $(filter tracing,$(BENCH)),$(PEER)/.installe
 	@$(PY) benchmarks/$(BENCH).py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(OPENAI3) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # ---- set-up
 
@@ -66,6 +67,13 @@ $(VENV)/.installed-test: EXTRAS := $(TEST_EXTRAS)
 $(VENV)/.installed-%: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing trace_core[$(EXTRAS)] into $(VENV) (the first time takes a few minutes)"
 	@$(PY) $(PIP_INSTALL) --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# Only packages, to be put in front of those of $(VENV) by PYTHONPATH: tests/integrations/llm/test_openai3.py.
+$(OPENAI3)/.installed: $(VENV)/.installed-test tests/integrations/llm/requirements-openai3.txt
+	@echo "installing openai 3 into $(OPENAI3)"
+	@rm -rf $(OPENAI3)
+	@$(PY) $(PIP_INSTALL) --no-deps --target $(OPENAI3) --requirement tests/integrations/llm/requirements-openai3.txt
 	@touch $@
 
 $(PEER)/.installed: $(PEER)/.made benchmarks/requirements-trace-opt.txt

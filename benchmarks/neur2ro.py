@@ -1,15 +1,17 @@
 # ruff: noqa: T201 - a script: its table is its output
 """Robust decisions: how good they are, and what they cost.
 
-    python benchmarks/neur2ro.py exact                     (a) 32 published knapsacks and capital budgeting, certified
-    python benchmarks/neur2ro.py exact --sizes 20 --json out.json
-    python benchmarks/neur2ro.py blackbox                  (c) knapsacks that can only be run, beside random search
-    python benchmarks/neur2ro.py --quick                   every part on few instances
+    python benchmarks/neur2ro.py --only a      32 published knapsacks and capital budgeting, certified
+    python benchmarks/neur2ro.py --only b      the same knapsacks, and others, by a network trained beforehand
+    python benchmarks/neur2ro.py --only c      knapsacks that can only be run, beside random search
+    python benchmarks/neur2ro.py --only e --plot docs/robust-time.svg      exact beside learned, up to n = 200
+    python benchmarks/neur2ro.py --quick       every part on few instances
+    python benchmarks/neur2ro.py --train       the network of (b) and (e), made anew
 
-One process, one thread. Budgets and times are CPU seconds of this process, so that a loaded machine does not change the
-table; where a budget ends inside the solver, whose limit is wall time, less CPU time was used. RE is the relative error
-100 (best known - worst case) / best known, the worst case evaluated exactly; negative where the answer is better than
-the best known.
+One thread in each of `--jobs` processes. Budgets and times are CPU seconds, so that a loaded machine does not change
+the table; where a budget ends inside the solver, whose limit is wall time, less CPU time was used. RE is the relative
+error 100 (best known - worst case) / best known, the worst case evaluated exactly; negative where the answer is better
+than the best known.
 """
 
 from __future__ import annotations
@@ -18,73 +20,22 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, median
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from _robust_problems import FAMILIES, Knapsack, capital, generate, published
+from _robust_exact import exact_capital, exact_knapsack, summary
+from _robust_learned import pretrained, race, train
+from _robust_plot import drawn
+from _robust_problems import FAMILIES, Knapsack, generate
 
 from trace_core.nodes.decision import Budget
 from trace_core.optimizers.decision import ExactSolver, Neur2RO
 from trace_core.optimizers.decision.adversary import ConcaveAdversary
 
 Row = dict[str, Any]
-
-
-def summary(values: list[float]) -> str:
-    return f"{median(values):8.3f}{mean(values):8.3f}{max(values):8.3f}"
-
-
-def exact_knapsack(sizes: list[int], limit: int | None) -> list[Row]:
-    rows: list[Row] = []
-    print(f"{'':40}{'RE %':>8}{'gap %':>8}{'CPU s':>7}  ended")
-    for n in sizes:
-        for knapsack, best, proven in published(n)[:limit]:
-            problem = knapsack.problem()
-            start = time.process_time()
-            seconds, gap = (5.0, 1e-6) if n <= 20 else (10.0, 1e-4)
-            solver = ExactSolver(problem, problem.recourse, gap=gap, seconds=seconds, clock=time.process_time)
-            result = solver.run()
-            used = time.process_time() - start
-            error = 100 * (best - result.worst_case) / best
-            row = {"name": knapsack.name, "n": n, "re": error, "gap": 100 * result.certificate.gap, "cpu": used}
-            rows.append({**row, "proven": proven, "stop": result.stop, "worst_case": result.worst_case, "best": best})
-            print(f"{knapsack.name:40}{error:8.3f}{row['gap']:8.3f}{used:7.1f}  {result.stop}", flush=True)
-    print(f"\n{'knapsack':24}{'median':>8}{'mean':>8}{'max':>8}  of RE %; median gap %, median CPU s")
-    for n in sizes:
-        mine = [row for row in rows if row["n"] == n]
-        rest = f"{median(r['gap'] for r in mine):9.3f}{median(r['cpu'] for r in mine):7.1f}"
-        print(f"n = {n}, {len(mine)} instances{'':5}{summary([r['re'] for r in mine])}{rest}")
-    larger = [row for row in rows if row["n"] > 20]
-    if larger:
-        print(f"n > 20, {len(larger)} instances{'':4}{summary([r['re'] for r in larger])}")
-        hard = [r for r in larger if not r["proven"]]
-        better = sum(r["re"] < -0.01 for r in hard)
-        print(f"better than branch and price after three hours on {better} of the {len(hard)} it did not finish")
-    return rows
-
-
-def exact_capital(count: int, sizes: list[int]) -> list[Row]:
-    rows: list[Row] = []
-    print(f"\n{'capital budgeting':24}{'worst case':>11}{'gap %':>8}{'CPU s':>7}  ended")
-    for n in sizes:
-        for seed in range(count if n == 10 else 1):
-            problem = capital(n, seed).problem()
-            start = time.process_time()
-            solver = ExactSolver(problem, problem.recourse, gap=1e-3, seconds=60.0, clock=time.process_time)
-            result = solver.run()
-            used = time.process_time() - start
-            gap = 100 * result.certificate.gap
-            rows.append({"n": n, "seed": seed, "worst_case": result.worst_case, "gap": gap, "cpu": used})
-            print(f"n = {n} seed {seed:<14}{result.worst_case:11.4f}{gap:8.3f}{used:7.1f}  {result.stop}", flush=True)
-    small = [row for row in rows if row["n"] == 10]
-    good = sum(row["gap"] <= 0.1 for row in small)
-    print(f"n = 10: certified gap of at most 0.1 % within 60 s on {good} of {len(small)}")
-    return rows
 
 
 def random_search(knapsack: Knapsack, executions: int, seed: int) -> Any:
@@ -133,23 +84,38 @@ def black_box(sizes: list[int], instances: int, seeds: int, executions: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("exact", "blackbox", "all"), default="all")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[20, 40, 60, 80], help="knapsack sizes")
+    parser.add_argument("--only", nargs="*", choices=("a", "b", "c", "e"), default=["a", "b", "c", "e"], help="parts")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[20, 40, 60, 80], help="knapsacks of (a) and (b)")
+    parser.add_argument("--recourse", choices=("dynamic", "milp"), default="dynamic", help="of the knapsacks of (a)")
+    parser.add_argument("--capital-sizes", type=int, nargs="*", default=[10, 20, 30, 50])
+    parser.add_argument("--race-sizes", type=int, nargs="*", default=[20, 40, 80, 120, 160, 200], help="of (e)")
+    parser.add_argument("--each", type=int, default=8, help="generated instances of each size in (b) and (e)")
     parser.add_argument("--blackbox-sizes", type=int, nargs="*", default=[10, 20])
     parser.add_argument("--instances", type=int, default=10, help="hidden knapsacks of each size")
     parser.add_argument("--seeds", type=int, default=3, help="runs on each of them")
     parser.add_argument("--quick", action="store_true", help="few instances")
+    parser.add_argument("--train", action="store_true", help="make the network's file anew, and nothing else")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--plot", type=Path, help="draw (e) to this SVG file")
     options = parser.parse_args()
-    parts: dict[str, Callable[[], Any]] = {
-        "knapsack": lambda: exact_knapsack(options.sizes, 1 if options.quick else None),
-        "capital": lambda: exact_capital(2 if options.quick else 10, [10] if options.quick else [10, 20, 30, 50]),
-    }
-    parts["blackbox"] = lambda: black_box(
-        options.blackbox_sizes, 2 if options.quick else options.instances, 1 if options.quick else options.seeds, 1000
-    )
-    wanted = {"blackbox": ["blackbox"], "exact": ["knapsack", "capital"], "all": list(parts)}[options.part]
-    found = {name: parts[name]() for name in wanted}
+    quick, jobs = options.quick, options.jobs
+    if options.train:
+        train(jobs=jobs)
+        return
+    found: dict[str, Any] = {}
+    if "a" in options.only:
+        found["knapsack"] = exact_knapsack(options.sizes, 1 if quick else None, jobs, options.recourse == "dynamic")
+        found["capital"] = exact_capital(2 if quick else 10, [10] if quick else options.capital_sizes, jobs)
+    if "b" in options.only:
+        found["pretrained"] = pretrained(options.sizes, 2 if quick else options.each, 2 if quick else None, jobs)
+    if "c" in options.only:
+        instances, seeds = (2, 1) if quick else (options.instances, options.seeds)
+        found["blackbox"] = black_box(options.blackbox_sizes, instances, seeds, 1000)
+    if "e" in options.only:
+        found["race"] = race([20, 40] if quick else options.race_sizes, 2 if quick else options.each, jobs)
+        if options.plot:
+            options.plot.write_text(drawn(found["race"]))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trace_core.bundle import bundle
+from trace_core.integrations.accounting import hash_of, keep, recall
 from trace_core.module import Module
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class LLMCall(Module):
         llm: a model by name or object; by default the provider whose key is in the environment, else the local model.
         temperature: 0 by default, so that the same input gives the same answer where the model allows.
         max_tokens: limit of the answer.
-        cache: keep answers to equal requests in this object and do not ask again; only done at temperature 0.
+        cache: keep answers to equal requests in this object, and in the ledger of the run where there is one, and do
+            not ask again; only done at temperature 0.
 
     A failing call raises ExecutionError from the operator, so feedback can flow back from it.
     """
@@ -49,8 +51,11 @@ class LLMCall(Module):
     @bundle(name="llm", description="Ask a language model: follows the instruction on the text, returns its answer.")
     def _ask(self, instruction: Any, text: Any) -> str:
         key = (str(instruction), str(text))
-        if self._answers is not None and key in self._answers:
-            return self._answers[key]
+        if self._answers is not None:
+            if key not in self._answers and (known := recall(self._kept_as(key))) is not None:
+                self._answers[key] = known
+            if key in self._answers:
+                return self._answers[key]
         completion = self.llm.complete(
             [{"role": "system", "content": key[0]}, {"role": "user", "content": key[1]}],
             temperature=self.temperature,
@@ -60,4 +65,8 @@ class LLMCall(Module):
         self.tokens += (completion.usage.prompt_tokens or 0) + (completion.usage.completion_tokens or 0)
         if self._answers is not None:
             self._answers[key] = completion.text
+            keep(self._kept_as(key), completion.text)
         return completion.text
+
+    def _kept_as(self, key: tuple[str, str]) -> str:
+        return hash_of([self.llm.model, self.max_tokens, *key])

@@ -62,6 +62,7 @@ class Proposal:
         prompt_tokens, completion_tokens: tokens used; None where unknown.
         cost: US dollars; None where unknown.
         prompt: the text that was sent, for inspection.
+        error: the error of the language model because of which there are no values; None otherwise.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Proposal:
         "completion_tokens",
         "cost",
         "dropped",
+        "error",
         "prompt",
         "prompt_tokens",
         "reason",
@@ -88,6 +90,7 @@ class Proposal:
         completion_tokens: int | None = None,
         cost: float | None = None,
         prompt: str = "",
+        error: TraceCoreError | None = None,
     ) -> None:
         self.values = dict(values)
         self.reason = reason
@@ -98,6 +101,7 @@ class Proposal:
         self.completion_tokens = completion_tokens
         self.cost = cost
         self.prompt = prompt
+        self.error = error
 
     def __bool__(self) -> bool:
         return bool(self.values)

@@ -7,27 +7,30 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trace_core.context import using
-from trace_core.errors import ExecutionError, FeedbackError, RunnerError, TraceCoreError
-from trace_core.feedback import Feedback
-from trace_core.node import Node
+from trace_core.errors import RunnerError, TraceCoreError
+from trace_core.integrations.accounting import account, place
+from trace_core.integrations.budget import BudgetExhausted
+from trace_core.integrations.store.errors import StoreError
 from trace_core.optimizers.base import OptimizerError
+from trace_core.optimizers.evaluation import MetricError, WorkflowError, evaluate, stops_the_run
+from trace_core.optimizers.journal import SEED, Journal
+from trace_core.optimizers.llm.failing import Outages
 from trace_core.optimizers.llm.memory import score_of
-from trace_core.trace import Trace
+from trace_core.optimizers.rollouts import Example, Rollouts, examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
 
+    from trace_core.integrations.budget import Budget
+    from trace_core.integrations.store import Run
+    from trace_core.node import Node
     from trace_core.optimizers.base import Optimizer, Proposal
+    from trace_core.optimizers.rollouts import Outcome
     from trace_core.parameter import Parameter
+    from trace_core.trace import Trace
 
-
-class MetricError(TraceCoreError):
-    """A metric returned something that is no feedback with a finite score."""
-
-
-class WorkflowError(TraceCoreError):
-    """A workflow cannot be optimized: it raises outside of its bundles, or does not return a node."""
+__all__ = ["Event", "MetricError", "Result", "WorkflowError", "evaluate", "optimize"]
 
 
 class Event(NamedTuple):
@@ -58,7 +61,8 @@ class Result:
         best: parameter -> best value; applied to the parameters.
         score: its validation score; ``start_score`` is that of the first values.
         steps: steps done.
-        stopped: why it ended: ``steps``, ``seconds``, ``patience``, ``perfect``, ``interrupted`` or ``error``.
+        stopped: why it ended: ``steps``, ``seconds``, ``patience``, ``perfect``, ``budget``, ``interrupted`` or
+            ``error``; ``why`` says more where there is more to say.
         error: the error that ended it, if one did.
         history: every event except those of single examples.
         failures: error text -> how many outputs failed with it.
@@ -71,6 +75,7 @@ class Result:
         self.start_score = math.nan
         self.steps = 0
         self.stopped = "steps"
+        self.why = ""
         self.error: BaseException | None = None
         self.history: list[Event] = []
         self.failures: dict[str, int] = {}
@@ -80,60 +85,6 @@ class Result:
     def changed(self) -> dict[Parameter, tuple[Any, Any]]:
         """parameter -> (first value, best value), for those that differ."""
         return {p: (self.start[p], value) for p, value in self.best.items() if self.start[p] != value}
-
-
-def evaluate(
-    workflow: Callable[[Any], Node],
-    metric: Callable[[Any, Any], Any],
-    example: Any,
-    index: Any = None,
-    failure_score: float = 0.0,
-) -> tuple[Trace, float]:
-    """Run the workflow on one example; (trace with feedback, score). Changes no parameter and deposits no feedback.
-
-    An ExecutionError is a result: its node with ``failure_score`` and the error as feedback. ``metric(output value,
-    example)`` returns anything ``Feedback.of`` takes, with a score.
-
-    Raises MetricError for feedback without a finite score and a metric that raises, WorkflowError if the workflow
-    returns no node or raises something else than an ExecutionError; errors of this library pass as they are.
-    """
-    from trace_core.integrations.llm.errors import Fatal
-    from trace_core.tracebacks import describe
-
-    where = "" if index is None else f" on example {index}"
-
-    try:
-        output = workflow(example)
-    except ExecutionError as error:
-        if isinstance(error, Fatal | RunnerError):
-            raise  # no proposal can mend a wrong key or a broken sandbox, and no optimizer should see it
-        feedback = Feedback(text=str(error), score=failure_score, example=index)
-        return Trace.of(error.node, feedback), failure_score
-    except TraceCoreError:
-        raise
-    except Exception as error:
-        raise WorkflowError(f"the workflow raised an error{where}: {describe('workflow', error)}") from error
-    if not isinstance(output, Node):
-        raise WorkflowError(
-            f"the workflow must return a node, got {type(output).__name__}: decorate the function that makes the "
-            "result with tc.bundle"
-        )
-    try:
-        said = metric(output.value, example)
-    except Exception as error:
-        raise MetricError(f"the metric raised an error{where}: {describe('metric', error)}") from error
-    try:
-        feedback = Feedback.of(said)
-    except FeedbackError as error:
-        raise MetricError(
-            f"the metric must return a finite score, (score, text) or a Feedback{where}: {error}"
-        ) from error
-    feedback = Feedback(feedback.text, feedback.score, feedback.scores, feedback.gradient, feedback.example or index)
-    trace = Trace.of(output, feedback)
-    score = score_of(trace)
-    if score is None:
-        raise MetricError(f"the metric gave no score{where}, only {said!r:.80}: return a number or (score, text)")
-    return trace, score
 
 
 def optimize(
@@ -151,7 +102,11 @@ def optimize(
     patience: int | None = None,
     failure_score: float = 0.0,
     perfect: float | None = 1.0,
+    max_outages: int = 3,
     on_event: Callable[[Event], None] | None = None,
+    run: Run | None = None,
+    budget: Budget | None = None,
+    engine: Executor | None = None,
 ) -> Result:
     """Improve the optimizer's parameters for the workflow.
 
@@ -174,29 +129,41 @@ def optimize(
         failure_score: score of an output that is an error.
         perfect: a minibatch whose scores all reach this is skipped, a validation score that does ends the run; None for
             neither.
+        max_outages: the run ends when the language model could not be had so many times in a row, each time after its
+            retries: for proposals, or on an example, which is run again until then.
         on_event: called with every Event, in this thread.
+        run: of a ledger, new or resumed. Everything is written to it, and a resumed one goes on after its last step;
+            what was finished of the next one is not paid for again. ``steps`` and ``seconds`` count all parts.
+        budget: limits of everything the run spends, in all roles; when it is used up the run ends with the best so far
+            (``stopped == "budget"``). With a resumed run, earlier parts count.
+        engine: where examples are evaluated, several at once: any Executor, such as ``ThreadEngine(8, timeout=60)``.
+            What is decided does not depend on it. By default one after the other in this thread.
 
     A KeyboardInterrupt ends the run with the best so far in the Result (``stopped == "interrupted"``); so does an error
-    that no proposal can mend: one that the language model's gateway calls fatal, a RunnerError of the place where
-    proposed code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
+    that no proposal can mend: one that the language model's gateway calls fatal (``Unavailable`` after
+    ``max_outages``), a WaitTooLong of a server that asks for a long pause, a RunnerError of the place where proposed
+    code runs, a MetricError or WorkflowError on a single example (``stopped == "error"``, the error in
     ``error``). Raises OptimizerError for an empty train set, and what ``evaluate`` raises on the validation examples
     before the first step.
     """
     if not train:
         raise OptimizerError("expected at least one training example, got none")
-    run = _Run(
+    rollouts = Rollouts(
         workflow,
         metric,
-        list(train),
-        list(validation or train),
-        optimizer,
-        batch_size,
-        seed,
-        failure_score,
-        perfect,
-        on_event,
+        optimizer.names,
+        run=run,
+        budget=budget,
+        engine=engine,
+        failure_score=failure_score,
+        outages=Outages(max_outages),
     )
-    return run.go(steps, proposals, seconds, patience)
+    loop = _Run(rollouts, list(train), list(validation or train), optimizer, batch_size, seed, perfect, on_event)
+    if budget is not None:
+        row = run.row() if run is not None else None
+        budget.start(run.spent() if run is not None else None, row.seconds if row is not None else 0.0)
+    with account(run=run, budget=budget):
+        return loop.go(steps, proposals, seconds, patience)
 
 
 class _Run:
@@ -204,41 +171,48 @@ class _Run:
 
     def __init__(
         self,
-        workflow: Callable[[Any], Node],
-        metric: Callable[[Any, Any], Any],
+        rollouts: Rollouts,
         train: list[Any],
         validation: list[Any],
         optimizer: Optimizer,
         batch_size: int,
         seed: int,
-        failure_score: float,
         perfect: float | None,
         on_event: Callable[[Event], None] | None,
     ) -> None:
-        self.workflow, self.metric, self.train, self.validation = workflow, metric, train, validation
-        self.optimizer, self.batch_size = optimizer, min(batch_size, len(train))
+        self.rollouts, self.optimizer, self.batch_size = rollouts, optimizer, min(batch_size, len(train))
+        self.train, self.validation = examples("train", train), examples("validation", validation)
         self.random = random.Random(seed)
-        self.failure_score, self.perfect, self.on_event = failure_score, perfect, on_event
+        self.perfect, self.on_event = perfect, on_event
         start = {p: p.value for p in optimizer.parameters}
         self.result = Result(start, start)
         self.queue: list[int] = []
         self.known: dict[int, float] = {}  # training example -> its last score under the current values
         self.step = 0
         self.improved = 0  # the step of the last improvement
+        self.candidate = SEED  # id of the current values
+        self.trying: str | None = None  # id of the proposal that events are about
+        self.tried = 0  # proposals of this step
+        self.journal = Journal(rollouts.ledger, optimizer.names) if rollouts.ledger is not None else None
+        self.began, self.before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of work, earlier parts of a resumed run included."""
+        return self.before + time.monotonic() - self.began
 
     def go(self, steps: int, proposals: int, seconds: float | None, patience: int | None) -> Result:
-        began = time.monotonic()
         result = self.result
-        from trace_core.integrations.llm.errors import Fatal
+        from trace_core.integrations.llm.errors import Fatal, WaitTooLong
 
         try:
-            result.start_score = result.score = self._mean(self.validation, "validation")
-            self._say("start", score=result.score)
-            for self.step in range(1, steps + 1):
+            self._begin()
+            while self.step < steps:
+                self.step += 1
                 if self._is_perfect(result.score):
                     result.stopped = "perfect"
                     break
-                if seconds is not None and time.monotonic() - began > seconds:
+                if seconds is not None and self.seconds > seconds:
                     result.stopped = "seconds"
                     break
                 if patience is not None and self.step - self.improved > patience:
@@ -246,42 +220,87 @@ class _Run:
                     break
                 self._one_step(proposals)
                 result.steps = self.step
+                self._checkpoint()
         except KeyboardInterrupt:
             result.stopped = "interrupted"
-        except (Fatal, RunnerError, MetricError, WorkflowError) as error:
+        except BudgetExhausted as error:
+            result.stopped, result.why = "budget", str(error)
+        except (Fatal, WaitTooLong, RunnerError, MetricError, WorkflowError) as error:
             if math.isnan(result.start_score) and isinstance(error, MetricError | WorkflowError):
+                self._end("error", str(error))
                 raise
-            result.stopped, result.error = "error", error
-        result.seconds = time.monotonic() - began
+            result.stopped, result.error, result.why = "error", error, str(error)
+        except TraceCoreError as error:
+            if math.isnan(result.start_score) or not stops_the_run(error):
+                raise
+            result.stopped, result.error, result.why = "error", error, str(error)
+        result.seconds = self.seconds
+        self._end(result.stopped, result.why)
         self._say("end", score=result.score, note=result.stopped)
         return result
 
+    def _begin(self) -> None:
+        """The first validation, or everything that a resumed run has from its earlier parts."""
+        if self.journal is not None:
+            before = self.journal.restore(self)
+            if before is not None:
+                self.before = before
+                return
+            self.journal.begin()
+        self.result.start_score = self.result.score = self._mean(SEED)
+        self._say("start", score=self.result.score)
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self.journal is not None:
+            self.journal.checkpoint(self, self.tried, self.seconds)
+
+    def _end(self, stopped: str, why: str) -> None:
+        if self.journal is None:
+            return
+        try:
+            self.journal.end(stopped, why)
+        except StoreError as error:  # a full disk ends a run and takes no note of it; what is committed is whole
+            self.result.stopped, self.result.error = "error", self.result.error or error
+
     def _one_step(self, proposals: int) -> None:
+        self.tried, self.trying = 0, None
+        if self.journal is not None:
+            self.journal.begin_step(self)
         batch = self._minibatch()
-        traces, before = self._run_batch(batch)
+        traces, before = self._run_batch(batch, self.candidate)
         self.known.update({index: score_of(trace) or 0.0 for index, trace in zip(batch, traces, strict=True)})
         self._say("batch", score=before)
         if self.perfect is not None and all((score_of(t) or 0.0) >= self.perfect for t in traces):
             self._say("rejected", score=before, note="nothing to learn: every output of the minibatch is perfect")
             return
-        for proposal in self.optimizer.proposals(traces, proposals):
-            if not proposal:
-                self._say("rejected", proposal=proposal, note=proposal.reason or "no usable answer")
-                continue
-            self._say("proposed", proposal=proposal)
-            with using(proposal.values):
-                after = self._run_batch(batch)[1]
-            self._say("gated", score=after, proposal=proposal)
-            if after > before:
-                self._validate(proposal)
-                return
-            self.optimizer.remember(proposal.values, after, "no better on its minibatch")
-            proposal.status = "rejected"
-            self._say("rejected", score=after, proposal=proposal, note=f"minibatch {before:.3f} -> {after:.3f}")
+        with place("optimizer", str(self.step)):
+            for proposal in self.optimizer.proposals(traces, proposals):
+                self.trying = f"{self.step}.{self.tried}"
+                self.tried += 1
+                if self._try(proposal, batch, before):
+                    return
+
+    def _try(self, proposal: Proposal, batch: list[int], before: float) -> bool:
+        """Whether a proposal gets to the validation examples, which ends the step."""
+        if not proposal:
+            self._say("rejected", proposal=proposal, note=proposal.reason or "no usable answer")
+            self.rollouts.outages.count("proposal", proposal.error)
+            return False
+        self.rollouts.outages.count("proposal", None)
+        self._say("proposed", proposal=proposal)
+        after = self._run_batch(batch, str(self.trying), proposal.values)[1]
+        self._say("gated", score=after, proposal=proposal)
+        if after > before:
+            self._validate(proposal)
+            return True
+        self.optimizer.remember(proposal.values, after, "no better on its minibatch")
+        proposal.status = "rejected"
+        self._say("rejected", score=after, proposal=proposal, note=f"minibatch {before:.3f} -> {after:.3f}")
+        return False
 
     def _validate(self, proposal: Proposal) -> None:
-        with using(proposal.values):
-            score = self._mean(self.validation, "validation")
+        score = self._mean(str(self.trying), proposal.values)
         self.optimizer.remember(proposal.values, score, "validated")
         best = self.result.score
         if score > best:
@@ -289,7 +308,7 @@ class _Run:
             self.result.score = score
             self.result.best = {p: p.value for p in self.optimizer.parameters}
             self.known.clear()
-            self.improved = self.step
+            self.improved, self.candidate = self.step, str(self.trying)
             self._say("accepted", score=score, proposal=proposal, note=f"validation {best:.3f} -> {score:.3f}")
         else:
             proposal.status = "rejected"
@@ -312,25 +331,31 @@ class _Run:
             (passed if perfect else chosen).append(index)
         return (chosen + passed)[: self.batch_size]
 
-    def _run_batch(self, batch: list[int]) -> tuple[list[Trace], float]:
-        traces, scores = [], []
-        for index in batch:
-            trace, score = self._evaluate(self.train[index], index)
-            traces.append(trace)
-            scores.append(score)
-        return traces, sum(scores) / len(scores)
+    def _run_batch(
+        self, batch: list[int], candidate: str, values: Mapping[Parameter, Any] | None = None
+    ) -> tuple[list[Trace], float]:
+        """(traces, mean score); with ``values`` of a candidate, only the score is needed."""
+        asked = [self.train[index] for index in batch]
+        outcomes = self._evaluate(asked, candidate, values, traces=values is None)
+        traces = [outcome.trace for outcome in outcomes if outcome.trace is not None]
+        return traces, sum(outcome.score for outcome in outcomes) / len(outcomes)
 
-    def _mean(self, examples: list[Any], what: str) -> float:
-        scores = [self._evaluate(example, f"{what} {index}")[1] for index, example in enumerate(examples)]
-        return sum(scores) / len(scores)
+    def _mean(self, candidate: str, values: Mapping[Parameter, Any] | None = None) -> float:
+        outcomes = self._evaluate(self.validation, candidate, values, traces=False)
+        return sum(outcome.score for outcome in outcomes) / len(outcomes)
 
-    def _evaluate(self, example: Any, index: Any) -> tuple[Trace, float]:
-        trace, score = evaluate(self.workflow, self.metric, example, index, self.failure_score)
-        if trace.error is not None:
-            first = trace.error.splitlines()[0]
-            self.result.failures[first] = self.result.failures.get(first, 0) + 1
-        self._say("evaluated", score=score)
-        return trace, score
+    def _evaluate(
+        self, asked: list[Example], candidate: str, values: Mapping[Parameter, Any] | None, *, traces: bool
+    ) -> list[Outcome]:
+        outcomes = self.rollouts.run(asked, candidate, self.step, values, traces=traces, done=self._evaluated)
+        for outcome in outcomes:  # in their order, whichever came first
+            if outcome.error is not None:
+                first = outcome.error.splitlines()[0]
+                self.result.failures[first] = self.result.failures.get(first, 0) + 1
+        return outcomes
+
+    def _evaluated(self, outcome: Outcome) -> None:
+        self._say("evaluated", score=outcome.score)
 
     def _is_perfect(self, score: float) -> bool:
         return self.perfect is not None and score >= self.perfect
@@ -340,5 +365,7 @@ class _Run:
         event = Event(kind, self.step, score, best, proposal, note)
         if kind != "evaluated":
             self.result.history.append(event)
+        if self.journal is not None:
+            self.journal.event(event, self.trying)
         if self.on_event is not None:
             self.on_event(event)

@@ -24,33 +24,13 @@ from trace_core._values import (
 )
 from trace_core.context import current
 from trace_core.guards import note_shape
-from trace_core.node import (
-    Node,
-    _new,
-    _set_args,
-    _set_extra,
-    _set_op,
-    _set_snap,
-    _set_value,
-    apply,
-)
+from trace_core.node import Blank, Node, apply, leaf
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from trace_core.operators import Operator
-
-
-def leaf(value: Any) -> Node:
-    """A node for a tensor that came without one: the record then tells if it is changed in place later."""
-    node = _new(Node)
-    _set_value(node, value)
-    _set_snap(node, tensor_mark(value))
-    _set_op(node, None)
-    _set_args(node, ())
-    _set_extra(node, None)
-    return node
 
 
 def operands(args: Iterable[Any]) -> tuple[list[Any], list[Any]] | None:
@@ -180,8 +160,8 @@ def run_method(op: Operator, owner: Node, name: str, args: tuple[Any, ...], kwar
         owner = read
     try:
         method = getattr(owner._value, name)
-        if not args and not kwargs:
-            return made(method(), op, (owner, name), None)
+        if not kwargs and (not args or all_atomic(args)):
+            return made(method(*args), op, (owner, name, *args), None)
         found = operands(args)
         named = _named(kwargs)
         if found is None or named is None:
@@ -193,31 +173,29 @@ def run_method(op: Operator, owner: Node, name: str, args: tuple[Any, ...], kwar
 
 def made(value: Any, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Node:
     """The node for a result."""
+    node: Any = Blank()
+    node._value = value
     kind = type(value)
-    node = _new(Node)
-    _set_value(node, value)
     if kind in PLAIN_TENSORS:
-        _set_snap(node, tensor_mark(value))
+        node._snap = tensor_mark(value)
     elif kind in ATOMIC:
-        _set_snap(node, UNSET)
+        node._snap = UNSET
     elif isinstance(value, tuple):
-        _set_snap(node, REFERENCE)
+        node._snap = REFERENCE
     else:
-        _set_snap(node, snapshot(value))
-    _set_op(node, op)
-    _set_args(node, args)
-    if is_default_mode():
-        if kwargs is None:
-            _set_extra(node, None)
-        else:
-            extra = Extra()
-            extra.kwargs = kwargs
-            _set_extra(node, extra)
+        node._snap = snapshot(value)
+    node.op = op
+    node.args = args
+    default = is_default_mode()
+    if default and kwargs is None:
+        node._extra = None
     else:
-        extra = Extra()
-        extra.kwargs, extra.mode = kwargs, mode_now()
-        _set_extra(node, extra)
-    return node
+        node._extra = extra = Extra()
+        extra.kwargs = kwargs
+        if not default:
+            extra.mode = mode_now()
+    node.__class__ = Node
+    return node  # type: ignore[no-any-return]
 
 
 # ---- torch functions

@@ -213,6 +213,6 @@ def _with_leaves(recorded: Any) -> Any:
     """Nodes for the tensors in a recorded container, so that it tells if one is changed in place later."""
     if not PLAIN_TENSORS:  # torch is not in use
         return recorded
-    from trace_core._fast import leaf
+    from trace_core.node import leaf
 
     return map_nodes(recorded, leaf, tensors=True)

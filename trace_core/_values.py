@@ -210,7 +210,7 @@ _IMMUTABLE_CONTAINERS: Final = frozenset({tuple, frozenset})
 
 def all_atomic(items: Any) -> bool:
     """Whether every element is of an atomic type; one pass at C speed."""
-    return set(map(type, items)) <= ATOMIC
+    return ATOMIC.issuperset(map(type, items))
 
 
 def _copy(value: Any, budget: list[int]) -> Any:

@@ -17,9 +17,10 @@ from trace_core.errors import SourceError
 from trace_core.node import Node, failure, link, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from trace_core.code import CodeParameter
+    from trace_core.code_runner import CodeRunner
     from trace_core.parameter import Parameter
 
 _STREAMS = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -47,8 +48,9 @@ class Bundle:
         transparent: bool = False,
         unpack: int | None = None,
         catch: bool = True,
-        isolation: str | None = None,
+        isolation: str | CodeRunner | None = None,
         source: str | None = None,
+        tools: dict[str, Callable[..., Any]] | Iterable[Callable[..., Any]] = (),
     ) -> None:
         if isinstance(fn, Bundle):
             fn = fn.fn
@@ -69,6 +71,8 @@ class Bundle:
         self.unpack = unpack
         self.catch = catch
         self.isolation = isolation
+        named = tools if isinstance(tools, dict) else {tool.__name__: tool for tool in tools}
+        self.tools: dict[str, Callable[..., Any]] = dict(named)
         self.trainable = trainable
         self._given_source = source
         self._flags = code_flags(base)
@@ -260,7 +264,12 @@ class Bundle:
         from trace_core.code import CodeParameter
 
         return CodeParameter.of_function(
-            self.fn, name=self.name, description=self.description, source=self._given_source, isolation=self.isolation
+            self.fn,
+            name=self.name,
+            description=self.description,
+            source=self._given_source,
+            isolation=self.isolation,
+            tools=self.tools,
         )
 
     def code_of(self, instance: object) -> CodeParameter:
@@ -334,8 +343,9 @@ def bundle(
     transparent: bool = False,
     unpack: int | None = None,
     catch: bool = True,
-    isolation: str | None = None,
+    isolation: str | CodeRunner | None = None,
     source: str | None = None,
+    tools: dict[str, Callable[..., Any]] | Iterable[Callable[..., Any]] = (),
 ) -> Callable[[Callable[..., Any]], Bundle]: ...
 def bundle(fn: Any = None, /, **options: Any) -> Any:
     """Make a function one operator of the traced graph: ``@bundle`` or ``@bundle(option=...)``.
@@ -354,8 +364,10 @@ def bundle(fn: Any = None, /, **options: Any) -> Any:
         unpack: the number of values returned; the call gives a tuple of that many nodes.
         catch: False lets an exception of the body through as it is; by default it becomes an ExecutionError (which is
             also an instance of the exception's own class) whose node feedback can flow back from.
-        isolation: where proposed code of a trainable function runs: None for the default (a separate process),
-            ``"inline"`` to run it in this process, unprotected.
+        isolation: where proposed code of a trainable function runs: None for the default (a jail where there is one,
+            else a separate process), ``"jail"``, ``"process"``, ``"monty"``, ``"inline"`` for this process,
+            unprotected; or a sandbox of your own.
+        tools: functions that proposed code may call by name. They run in this process; everything else is denied.
         source: the function's source, where Python cannot find it (``exec``).
 
     Raises SourceError if ``trainable`` and the source cannot be had.

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core._version import __version__
 from trace_core.errors import TraceCoreError
+from trace_core.integrations.engines.choose import NAMES
+from trace_core.optimizers.run_commands import best, export, runs, show, store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from rich.console import Console
 
-    from trace_core.integrations.llm.meter import Metered
-    from trace_core.node import Node
+    from trace_core.integrations.store import Run
     from trace_core.optimizers.base import Optimizer
-    from trace_core.optimizers.loop import Event, Result
-    from trace_core.trace import Trace
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,147 +50,7 @@ def main() -> None:
         sys.exit(end.exit_code)
 
 
-# ---- what both commands share
-
-
-class Task(NamedTuple):
-    """What is to be optimized, and on what."""
-
-    name: str
-    workflow: Callable[[Any], Node]
-    metric: Callable[[Any, Any], Any]
-    train: list[Any]
-    validation: list[Any]
-    held_out: list[Any]
-
-
-class Settings(NamedTuple):
-    """How."""
-
-    steps: int
-    batch_size: int
-    proposals: int
-    seed: int
-    seconds: float | None
-    total_seconds: float | None  # for everything, both measurements on held-out data included
-    patience: int | None
-    out: Path
-
-
-def run_task(
-    console: Console, task: Task, optimizer: Optimizer, meters: dict[str, Metered], settings: Settings
-) -> Result:
-    """Held-out score, optimization, held-out score again; prints both, the diffs, and where everything is kept."""
-    from trace_core.optimizers.console import RunProgress, print_diffs, score_table
-    from trace_core.optimizers.loop import evaluate, optimize
-    from trace_core.optimizers.report import write_report
-
-    def held_out() -> tuple[float, Trace | None]:
-        results = [evaluate(task.workflow, task.metric, x, f"held-out {i}") for i, x in enumerate(task.held_out)]
-        return sum(s for _, s in results) / max(1, len(results)), results[0][0] if results else None
-
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CliError(
-            f"the results cannot be kept in {settings.out}: {error}; choose another folder with --out"
-        ) from error
-    began = time.monotonic()
-    console.print(
-        f"{len(task.train)} training, {len(task.validation)} validation, {len(task.held_out)} held-out examples"
-    )
-    before, _ = held_out()
-    seconds = settings.seconds
-    if settings.total_seconds is not None:  # leave room for the last step to run over and for measuring again
-        measuring = time.monotonic() - began
-        seconds = max(60.0, settings.total_seconds - 2 * measuring - 45.0)
-    if task.held_out:
-        console.print(f"held-out score before: {before:.3f}")
-
-    def follow(event: Event) -> None:
-        progress(event)
-        if event.kind == "accepted":  # a run that is killed leaves the best so far
-            _save_values(settings.out, {name: parameter.value for parameter, name in optimizer.names.items()})
-
-    with RunProgress(console, settings.steps, meters, optimizer.names) as progress:
-        result = optimize(
-            task.workflow,
-            task.metric,
-            task.train,
-            task.validation,
-            optimizer=optimizer,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            proposals=settings.proposals,
-            seed=settings.seed,
-            seconds=seconds,
-            patience=settings.patience,
-            on_event=follow,
-        )
-    _save(settings.out, optimizer, result)
-    scores = {"validation": (result.start_score, result.score)}
-    trace: Trace | None = None
-    if result.stopped in ("interrupted", "error"):
-        console.print(f"{result.stopped}: the best so far is kept; the held-out score was not measured again")
-    else:
-        try:
-            after, trace = held_out()
-        except TraceCoreError as error:  # what was found is worth more than its last measurement
-            result.error = error
-        else:
-            if task.held_out:
-                scores["held-out"] = (before, after)
-    console.print(score_table(scores, task.name))
-    print_diffs(console, {optimizer.names[p]: change for p, change in result.changed.items()})
-    for text, count in result.failures.items():
-        console.print(f"{count} outputs failed: {text}", markup=False)
-    elapsed = time.monotonic() - began
-    facts = [f"{role}: {m.calls} calls, {m.tokens:,} tokens" for role, m in meters.items()]
-    facts += [_cost(meters), f"{result.steps} steps, {elapsed:.0f} s", f"stopped: {result.stopped}"]
-    console.print("; ".join(facts), markup=False, highlight=False)
-    report = write_report(
-        settings.out / "report.html",
-        result,
-        title=task.name,
-        facts=[time.strftime("%Y-%m-%d %H:%M"), *facts],
-        names=optimizer.names,
-        scores=scores,
-        trace=trace,
-    )
-    console.print(f"best values: {settings.out / 'best.json'}", soft_wrap=True, highlight=False)
-    console.print(f"report: {report}", soft_wrap=True, highlight=False)
-    if result.error is not None:
-        raise result.error
-    return result
-
-
-def _cost(meters: dict[str, Metered]) -> str:
-    costs = [meter.cost for meter in {id(m): m for m in meters.values()}.values()]
-    known = [cost for cost in costs if cost is not None]
-    return f"cost ${sum(known):.4f}" if len(known) == len(costs) else "cost unknown"
-
-
-def _save(out: Path, optimizer: Optimizer, result: Result) -> None:
-    """The best values and the history, readable by people and by ``state.read``."""
-    _save_values(out, {name: result.best[parameter] for parameter, name in optimizer.names.items()})
-    events = [
-        {
-            "kind": event.kind,
-            "step": event.step,
-            "score": event.score,
-            "note": event.note,
-            "reason": event.proposal.reason if event.proposal else "",
-            "dropped": [repr(item) for item in event.proposal.dropped] if event.proposal else [],
-        }
-        for event in result.history
-    ]
-    (out / "history.json").write_text(json.dumps(events, indent=1), encoding="utf-8")
-
-
-def _save_values(out: Path, values: dict[str, Any]) -> None:
-    from trace_core.state import write
-
-    write(values, out / "best.json")
+# ---- what the commands share
 
 
 def _console() -> Console:
@@ -200,6 +61,32 @@ def _console() -> Console:
 
 def _default_out(name: str) -> Path:
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+
+
+@contextmanager
+def _recorded(
+    store: Path, name: str, config: dict[str, Any], fingerprint: dict[str, str], resume: tuple[str, str] | None
+) -> Iterator[Run]:
+    """A new run of the ledger, or the one to resume with what to do about drift; open for writing until the end."""
+    from trace_core.integrations.store import Ledger, StoreError, interruptible
+
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the ledger {store} cannot be made: {error}; give another place with --store") from error
+    with Ledger.open(store) as ledger:
+        if resume is None:
+            run = ledger.new_run(name, fingerprint=fingerprint, config=config)
+        else:
+            run = ledger.resume(resume[0], fingerprint=fingerprint, on_drift=resume[1])
+        try:
+            with interruptible(ledger):
+                yield run
+        except BaseException as error:
+            if run.row().status == "running":
+                stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+                run.end("interrupted" if stopped == "interrupted" else "failed", stopped=stopped, error=str(error))
+            raise
 
 
 # ---- demo
@@ -218,6 +105,7 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     from trace_core.integrations.llm import fetch_model, resolve_llm
     from trace_core.integrations.llm.meter import Metered
     from trace_core.optimizers import OptoPrime
+    from trace_core.optimizers.running import Settings, Task, run_task
 
     console = _console()
     model = resolve_llm(llm)
@@ -249,7 +137,7 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
 )
 @click.option("--llm", default=None, help="Model of the optimizer; default: a provider key if set, else local.")
 @click.option(
-    "--optimizer", "kind", type=click.Choice(["optoprime", "opro", "textgrad"]), default="optoprime", show_default=True
+    "--optimizer", type=click.Choice(["optoprime", "opro", "textgrad"]), default="optoprime", show_default=True
 )
 @click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=4, show_default=True, type=click.IntRange(min=1))
@@ -264,58 +152,140 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     "--patience", default=None, type=click.IntRange(min=1), help="Stop after so many steps without an improvement."
 )
 @click.option("--seed", default=0, show_default=True)
+@click.option("--usd", default=None, type=click.FloatRange(min=0), help="Budget of the run: dollars.")
+@click.option("--tokens", default=None, type=click.IntRange(min=0), help="Budget: tokens of all language models.")
+@click.option("--calls", default=None, type=click.IntRange(min=0), help="Budget: requests to language models.")
+@click.option("--metric-calls", default=None, type=click.IntRange(min=0), help="Budget: examples evaluated.")
+@click.option("--dry-run", is_flag=True, help="Say what the run may take at most, and spend nothing.")
+@click.option("--engine", default=None, type=click.Choice(NAMES), help="Where examples run; default: one by one here.")
+@click.option(
+    "--workers", default=4, show_default=True, type=click.IntRange(min=1), help="Examples at once, with --engine."
+)
+@click.option("--timeout", default=None, type=click.FloatRange(min=0, min_open=True), help="Seconds for one example.")
+@store_option
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Folder for the results [runs/TIME-NAME].")
-def optimize(
-    workflow: str,
-    data: str,
-    metric: str,
-    llm: str | None,
-    kind: str,
-    steps: int,
-    batch_size: int,
-    proposals: int,
-    objective: str | None,
-    validation: float,
-    held_out: float,
-    seconds: float | None,
-    patience: int | None,
-    seed: int,
-    out: Path | None,
-) -> None:
+def optimize(store: Path, out: Path | None, **options: Any) -> None:
     """Optimize the parameters of your own workflow.
 
     MODULE is an importable module or a .py file, WORKFLOW a Module instance or class, a bundle, or a function that
     returns a node. Each example's fields are passed by name if they match the workflow's arguments, else the example as
-    a whole.
+    a whole. The run is kept in the ledger: one that was killed goes on with `trace-core resume RUN`.
     """
+    folder = out or _default_out(options["workflow"].rpartition(":")[2])
+    config = {"command": "optimize", "options": options, "out": str(folder), "folder": str(Path.cwd())}
+    _optimize(store, config, None)
+
+
+def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | None) -> None:
+    """The run that ``config`` describes, from its beginning or resumed."""
     from trace_core import optimizers
+    from trace_core.integrations.accounting import account, place
+    from trace_core.integrations.budget import Budget
     from trace_core.integrations.data import load_jsonl, split
+    from trace_core.integrations.engines.choose import engine_named
     from trace_core.integrations.llm import resolve_llm
     from trace_core.integrations.llm.meter import Metered
+    from trace_core.integrations.store import fingerprint
+    from trace_core.optimizers.estimate import estimate
+    from trace_core.optimizers.remote import ImportedMetric, ImportedWorkflow
+    from trace_core.optimizers.running import Means, Settings, Task, run_task
 
-    if validation + held_out >= 1:
-        raise CliError(f"--validation and --held-out leave nothing to train on: {validation} + {held_out} >= 1")
-    target = load_object(workflow, "workflow")
-    score = load_object(metric, "metric")
-    if not callable(score):
-        raise CliError(f"metric {metric!r} must be a function metric(output, example), got {type(score).__name__}")
-    examples = load_jsonl(data)
-    parts = split(examples, (1 - validation - held_out, validation, held_out), seed)
+    o = SimpleNamespace(**config["options"])
+    if o.validation + o.held_out >= 1:
+        raise CliError(f"--validation and --held-out leave nothing to train on: {o.validation} + {o.held_out} >= 1")
+    load_object(o.workflow, "workflow")
+    score = ImportedMetric(o.metric)
+    examples = load_jsonl(o.data)
+    parts = split(examples, (1 - o.validation - o.held_out, o.validation, o.held_out), o.seed)
     console = _console()
-    call = Workflow(target, examples)
-    parameters = find_parameters(call, parts[0][0])
-    model = Metered(resolve_llm(llm))
-    chosen = {"optoprime": optimizers.OptoPrime, "opro": optimizers.OPRO, "textgrad": optimizers.TextGrad}[kind]
-    optimizer = chosen(parameters, model, objective=objective, seed=seed)
-    count = len(optimizer.parameters)
-    console.print(
-        f"{count} parameter{'s' * (count != 1)}: {', '.join(optimizer.names.values())}", markup=False, highlight=False
+    call = ImportedWorkflow(o.workflow, examples)
+    model = Metered(resolve_llm(o.llm))
+    limits = {name: getattr(o, name) for name in ("usd", "tokens", "calls", "metric_calls")}
+    budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
+    kept = ("optimizer", "batch_size", "proposals", "objective", "validation", "held_out", "seed")
+    parts_of = fingerprint(
+        code={"workflow": call, "metric": score},
+        data={"data": examples},
+        config={"model": model.model, **{name: config["options"].get(name) for name in kept}},
     )
-    if call.note:
-        console.print(call.note, markup=False, highlight=False)
-    name = workflow.rpartition(":")[2]
-    settings = Settings(steps, batch_size, proposals, seed, seconds, None, patience, out or _default_out(name))
-    run_task(console, Task(name, call, score, *parts), optimizer, {"optimizer": model}, settings)
+    name = o.workflow.rpartition(":")[2]
+
+    def prepare() -> Optimizer:
+        chosen = {"optoprime": optimizers.OptoPrime, "opro": optimizers.OPRO, "textgrad": optimizers.TextGrad}
+        parameters = find_parameters(call, parts[0][0])
+        return chosen[o.optimizer](parameters, model, objective=o.objective, seed=o.seed)
+
+    if o.dry_run:
+        sizes = {"train": len(parts[0]), "validation": len(parts[1]), "held_out": len(parts[2])}
+        bounds = estimate(prepare(), **sizes, steps=o.steps, batch_size=o.batch_size, proposals=o.proposals)
+        console.print(bounds.describe(), markup=False, highlight=False)
+        return
+    with (
+        _recorded(store, name, config, parts_of, resume) as run,
+        engine_named(o.engine, o.workers, o.timeout) as engine,
+    ):
+        with account(run=run, budget=budget), place("workflow", "parameters"):
+            optimizer = prepare()
+        count = len(optimizer.parameters)
+        console.print(
+            f"{count} parameter{'s' * (count != 1)}: {', '.join(optimizer.names.values())}",
+            markup=False,
+            highlight=False,
+        )
+        if call.note:
+            console.print(call.note, markup=False, highlight=False)
+        settings = Settings(
+            o.steps, o.batch_size, o.proposals, o.seed, o.seconds, None, o.patience, Path(config["out"])
+        )
+        task = Task(name, call, score, *parts)
+        run_task(console, task, optimizer, {"optimizer": model}, settings, Means(run, budget, engine))
+
+
+# ---- runs
+
+
+for _command in (runs, show, best, export):
+    cli.add_command(_command)
+
+
+@cli.command()
+@click.argument("run")
+@store_option
+@click.option(
+    "--on-drift",
+    type=click.Choice(["refuse", "fork"]),
+    default="refuse",
+    show_default=True,
+    help="Where code, data or settings have changed: refuse, or go on as a new run from the last step.",
+)
+@click.option("--steps", default=None, type=click.IntRange(min=1), help="Steps in all, in place of those at the start.")
+@click.option(
+    "--usd", default=None, type=click.FloatRange(min=0), help="Another budget, for all parts of the run together."
+)
+@click.option("--tokens", default=None, type=click.IntRange(min=0))
+@click.option("--calls", default=None, type=click.IntRange(min=0))
+@click.option("--metric-calls", default=None, type=click.IntRange(min=0))
+def resume(run: str, store: Path, on_drift: str, **changed: Any) -> None:
+    """Go on with a run that was killed, interrupted or stopped: RUN is its id, the beginning of it, or latest.
+
+    It is run in the folder where it was started. What was paid for is not paid for again.
+    """
+    from trace_core.integrations.store import Ledger, Run
+
+    with Ledger.open(store, read_only=True) as ledger:
+        found = ledger.find_run(run)
+        config = Run(ledger, found).row().config
+    if config.get("command") != "optimize":
+        raise CliError(
+            f"the run {found} was not made by `trace-core optimize`: resume it from the program that made it"
+        )
+    config["options"].update({name: value for name, value in changed.items() if value is not None})
+    path = store.absolute()
+    try:
+        os.chdir(config["folder"])
+    except OSError as error:
+        raise CliError(f"the run {found} was started in a folder that cannot be entered now: {error}") from error
+    _optimize(path, config, (found, on_drift))
 
 
 # ---- model

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from trace_core.errors import ParameterError, RunnerError, SourceError
+from trace_core.code_runner import ISOLATIONS, CodeRunner, CodeVersion, default_runner
+from trace_core.errors import ParameterError, SourceError
 from trace_core.parameter import Parameter, Version
 
 if TYPE_CHECKING:
@@ -16,60 +17,6 @@ if TYPE_CHECKING:
     from trace_core.context import Frame
 
 _numbers = itertools.count(1)
-ENTRY_POINT_GROUP = "trace_core.code_runner"
-
-
-class CodeVersion:
-    """Proposed code, ready to be sent to where it runs.
-
-    Attributes:
-        source: text of the function, with helpers and imports beside it.
-        name: the function to call.
-        filename: how its frames are labelled in tracebacks, e.g. ``<code plan v3>``.
-        is_async: whether the function is ``async def``.
-    """
-
-    __slots__ = ("filename", "is_async", "name", "names", "source")
-
-    def __init__(self, source: str, name: str, filename: str, is_async: bool, names: frozenset[str]) -> None:
-        self.source = source
-        self.name = name
-        self.filename = filename
-        self.is_async = is_async
-        self.names = names
-
-
-class CodeRunner(Protocol):
-    """Where proposed code runs: a child process by default."""
-
-    def call(
-        self, code: CodeVersion, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, context: Mapping[str, Any]
-    ) -> Any:
-        """Run the function and return its result as data.
-
-        ``context`` holds what the replaced function's globals and closure offer for the names the code uses. Raises
-        CandidateError when the code fails (text fit for an optimizer), RunnerError when the runner does.
-        """
-        ...
-
-
-def default_runner() -> CodeRunner:
-    """The runner installed under the entry point group ``trace_core.code_runner``. Raises RunnerError if none."""
-    global _runner
-    if _runner is None:
-        from importlib.metadata import entry_points
-
-        found = list(entry_points(group=ENTRY_POINT_GROUP, name="default"))
-        if not found:
-            raise RunnerError(
-                f"no runner for proposed code is installed (entry point {ENTRY_POINT_GROUP!r}); reinstall trace_core, "
-                "or opt out of isolation with bundle(trainable=True, isolation='inline')"
-            )
-        _runner = found[0].load()()
-    return _runner
-
-
-_runner: CodeRunner | None = None  # one worker process serves the whole program
 
 
 class CodeParameter(Parameter):
@@ -79,7 +26,7 @@ class CodeParameter(Parameter):
     text runs as the function the user wrote; any other text is proposed code and runs where ``isolation`` says.
     """
 
-    __slots__ = ("_isolation", "_names", "_original", "_text", "function_name", "signature")
+    __slots__ = ("_isolation", "_names", "_original", "_text", "_tools", "function_name", "signature")
 
     function_name: str
     signature: str
@@ -93,15 +40,19 @@ class CodeParameter(Parameter):
         name: str,
         description: str | None = None,
         source: str | None = None,
-        isolation: str | None = None,
+        isolation: str | CodeRunner | None = None,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
     ) -> CodeParameter:
         """The parameter for a function's source. Raises SourceError if it cannot be had."""
         import inspect
 
         from trace_core.source import dedented, function_source, parse_candidate, signature_of
 
-        if isolation not in (None, "inline"):
-            raise SourceError(f"isolation must be None (the default runner) or 'inline', got {isolation!r}")
+        if not (isolation is None or isolation in ISOLATIONS or callable(getattr(isolation, "call", None))):
+            raise SourceError(
+                f"isolation must be None (the default), one of {', '.join(ISOLATIONS)}, or an object with the method "
+                f"call of a sandbox; got {isolation!r}"
+            )
         text = dedented(source) if source is not None else function_source(fn)
         function_name = getattr(inspect.unwrap(fn), "__name__", name)
         _, definition = parse_candidate(text, function_name)
@@ -110,6 +61,7 @@ class CodeParameter(Parameter):
         put(self, "_original", fn)
         put(self, "_text", text)
         put(self, "_isolation", isolation)
+        put(self, "_tools", dict(tools or {}))
         put(self, "_names", {})
         put(self, "function_name", function_name)
         put(self, "signature", signature_of(definition))
@@ -138,8 +90,8 @@ class CodeParameter(Parameter):
         # Candidates and parameters of the same function must not share a file name: tracebacks find the text by it.
         filename = f"<code {self.function_name} {label} #{next(_numbers)}>"
         if self._isolation == "inline":
-            return compile_inline(text, self.function_name, filename, self._original)
-        return _isolated(self._code_version(text, filename), self._original)
+            return compile_inline(text, self.function_name, filename, self._original, self._tools)
+        return _isolated(self._code_version(text, filename), self._original, self._isolation)
 
     def _code_version(self, text: str, filename: str) -> CodeVersion:
         import ast
@@ -149,7 +101,7 @@ class CodeParameter(Parameter):
         definition = parse_candidate(text, self.function_name)[1]
         is_async = isinstance(definition, ast.AsyncFunctionDef)
         text = without_bundle(text, definition, self._original)
-        return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(text)))
+        return CodeVersion(text, self.function_name, filename, is_async, frozenset(used_names(text)), self._tools)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodeParameter:
         twin = CodeParameter.of_function(
@@ -158,6 +110,7 @@ class CodeParameter(Parameter):
             description=self.description,
             source=self._text,
             isolation=self._isolation,
+            tools=self._tools,
         )
         memo[id(self)] = twin
         value = self.value
@@ -191,7 +144,10 @@ def _rebuild_code(
         found = inspect.getattr_static(found, part)
         found = found.__func__ if isinstance(found, staticmethod | classmethod) else found
     fn = found.fn if isinstance(found, Bundle) else found
-    twin = CodeParameter.of_function(fn, name=name, description=description, source=source, isolation=isolation)
+    tools = found.tools if isinstance(found, Bundle) else None
+    twin = CodeParameter.of_function(
+        fn, name=name, description=description, source=source, isolation=isolation, tools=tools
+    )
     if value != source:
         twin.update(value)
     return twin
@@ -203,6 +159,7 @@ class _CodeRule:
     def __init__(self, parameter: CodeParameter) -> None:
         self._name, self._signature = parameter.function_name, parameter.signature
         self._free = sorted(_closure_names(parameter._original))
+        self._tools = [_signature(name, tool) for name, tool in parameter._tools.items()]
 
     def check(self, value: Any) -> Any:
         """The text; raises ParameterError with the reason."""
@@ -229,11 +186,27 @@ class _CodeRule:
 
     def describe(self) -> str:
         """One line."""
-        return f"Python code that defines {self._signature}; helpers and imports may stand beside it"
+        tools = f"; it may call {', '.join(self._tools)}" if self._tools else ""
+        return f"Python code that defines {self._signature}; helpers and imports may stand beside it{tools}"
 
     def annotation(self) -> Any:
         """A string."""
         return str
+
+
+def _signature(name: str, tool: Callable[..., Any]) -> str:
+    """How a tool is called, and the first line of what is written about it."""
+    import inspect
+
+    from trace_core._functions import first_line
+
+    try:
+        bare = [p.replace(annotation=p.empty) for p in inspect.signature(tool).parameters.values()]
+        shown = f"{name}{inspect.Signature(bare)}"
+    except (TypeError, ValueError):  # a builtin without one
+        shown = f"{name}(...)"
+    about = first_line(getattr(tool, "__doc__", None))
+    return f"{shown} ({about})" if about else shown
 
 
 def names_in_scope(fn: Callable[..., Any], names: frozenset[str]) -> dict[str, Any]:
@@ -269,8 +242,10 @@ def _closure(fn: Any) -> dict[str, Any]:
     return values
 
 
-def _isolated(code: CodeVersion, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that sends its call to the default runner."""
+def _isolated(
+    code: CodeVersion, original: Callable[..., Any], isolation: str | CodeRunner | None
+) -> Callable[..., Any]:
+    """A function that sends its call to the runner of a tier, or to the one given."""
     from trace_core._functions import COROUTINE, code_flags
     from trace_core.node import Node, unwrap
 
@@ -280,7 +255,8 @@ def _isolated(code: CodeVersion, original: Callable[..., Any]) -> Callable[..., 
         return {name: unwrap(value)[0] if isinstance(value, Node) else value for name, value in found.items()}
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        return default_runner().call(code, args, kwargs, context=context())
+        runner = default_runner(isolation) if isolation is None or isinstance(isolation, str) else isolation
+        return runner.call(code, args, kwargs, context=context())
 
     async def run_async(*args: Any, **kwargs: Any) -> Any:
         import asyncio
@@ -290,8 +266,14 @@ def _isolated(code: CodeVersion, original: Callable[..., Any]) -> Callable[..., 
     return run_async if code_flags(original) & COROUTINE else run
 
 
-def compile_inline(text: str, name: str, filename: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile proposed code in this process, with the globals and the closure of the function it replaces.
+def compile_inline(
+    text: str,
+    name: str,
+    filename: str,
+    original: Callable[..., Any],
+    tools: Mapping[str, Callable[..., Any]] | None = None,
+) -> Callable[..., Any]:
+    """Compile proposed code in this process, with the globals and the closure of the function it replaces, and tools.
 
     No protection at all: for code that is trusted.
     """
@@ -311,12 +293,13 @@ def compile_inline(text: str, name: str, filename: str, original: Callable[..., 
     plain = inspect.unwrap(original)
     outer_globals: dict[str, Any] = getattr(plain, "__globals__", {})
     cells = dict(zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True)) if _has_closure(plain) else {}
-    free = sorted(cells)
+    given = {name: tool for name, tool in (tools or {}).items() if name not in cells}
+    free = sorted({*cells, *given})
     module = _within_scope(body, name, free)
     scratch: dict[str, Any] = {}
     compiled = compile(module, filename, "exec", _ANNOTATIONS, dont_inherit=True)
     exec(compiled, outer_globals, scratch)  # noqa: S102 - asked for: isolation="inline"
-    made = scratch["__make__"](*_closure_arguments(cells, free))
+    made = scratch["__make__"](*_closure_arguments(cells, given, free))
     if isinstance(made, FunctionType) and made.__closure__ and not definition.decorator_list:
         # the cells of the original function, so that later assignments to its closure are seen
         kept = tuple(cells.get(n, cell) for n, cell in zip(made.__code__.co_freevars, made.__closure__, strict=True))
@@ -338,9 +321,12 @@ def _has_closure(fn: Any) -> bool:
     return isinstance(fn, FunctionType) and fn.__closure__ is not None
 
 
-def _closure_arguments(cells: Mapping[str, Any], names: list[str]) -> list[Any]:
+def _closure_arguments(cells: Mapping[str, Any], given: Mapping[str, Any], names: list[str]) -> list[Any]:
     values = []
     for name in names:
+        if name in given:
+            values.append(given[name])
+            continue
         try:
             values.append(cells[name].cell_contents)
         except ValueError:

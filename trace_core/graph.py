@@ -122,6 +122,11 @@ def minimal_subgraph(output: Node, unfold: bool = False) -> list[Node]:
             reaches[node] = active
             order.append(node)
         elif node not in links:
+            if node.op is None and node._extra is None:  # a leaf; a module's call may have hundreds
+                links[node] = []
+                reaches[node] = isinstance(node, Version)
+                order.append(node)
+                continue
             found = links[node] = dependencies(node, unfold)
             stack.append((node, True))
             stack.extend([(source, False) for source in reversed(found) if source not in links])

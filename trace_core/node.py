@@ -35,10 +35,24 @@ if TYPE_CHECKING:
     from trace_core.operators import Operator
     from trace_core.trace import Trace
 
-_new = object.__new__
+
+class Blank:
+    """The fields of a node, while it is being made: filled in at C speed, then it becomes a Node by its ``__class__``.
+
+    Node.__setattr__ refuses assignments, and going through it, or through the slots' descriptors, costs a call for each
+    field, which is half of what recording an operator costs.
+    """
+
+    __slots__ = ("__weakref__", "_extra", "_snap", "_value", "args", "op")
+
+    _value: Any
+    _snap: Any
+    op: Operator | None
+    args: tuple[Any, ...]
+    _extra: Extra | None
 
 
-class Node(ArrayProtocols, Conversions, OperatorSignatures):
+class Node(Blank, ArrayProtocols, Conversions, OperatorSignatures):
     """A value in the graph of a traced workflow.
 
     Arithmetic, comparison, indexing, attribute access, method calls and iteration on a node give nodes. ``bool``,
@@ -51,13 +65,7 @@ class Node(ArrayProtocols, Conversions, OperatorSignatures):
         op: the operator that made it; None for a leaf.
     """
 
-    __slots__ = ("__weakref__", "_extra", "_snap", "_value", "args", "op")
-
-    _value: Any
-    _snap: Any
-    op: Operator | None
-    args: tuple[Any, ...]
-    _extra: Extra | None
+    __slots__ = ()
 
     def __init__(self, value: Any, *, name: str | None = None, description: str | None = None) -> None:
         plain, recorded = unwrap(value)
@@ -257,21 +265,26 @@ def _rebuild(value: Any, name: str | None, description: str | None) -> Node:
 
 def make(value: Any, op: Operator | None, args: tuple[Any, ...]) -> Node:
     """A node outside of any frame: the fast path."""
-    node = _new(Node)
-    _set_value(node, value)
-    _set_snap(node, UNSET if type(value) in ATOMIC else snapshot(value))
-    _set_op(node, op)
-    _set_args(node, args)
-    _set_extra(node, None)
-    return node
+    node: Any = Blank()
+    node._value = value
+    node._snap = UNSET if type(value) in ATOMIC else snapshot(value)
+    node.op = op
+    node.args = args
+    node._extra = None
+    node.__class__ = Node
+    return node  # type: ignore[no-any-return]
 
 
-# Slot descriptors are called directly: Node.__setattr__ refuses assignments, and going through it costs a call each.
-_set_value = Node.__dict__["_value"].__set__
-_set_snap = Node.__dict__["_snap"].__set__
-_set_op = Node.__dict__["op"].__set__
-_set_args = Node.__dict__["args"].__set__
-_set_extra = Node.__dict__["_extra"].__set__
+def leaf(tensor: Any) -> Node:
+    """A node for a plain tensor that came without one: the record then tells if it is changed in place later."""
+    node: Any = Blank()
+    node._value = tensor
+    node._snap = tensor_mark(tensor)
+    node.op = None
+    node.args = ()
+    node._extra = None
+    node.__class__ = Node
+    return node  # type: ignore[no-any-return]
 
 
 def unwrap(value: Any) -> tuple[Any, Any]:
@@ -285,14 +298,8 @@ def unwrap(value: Any) -> tuple[Any, Any]:
     kind = type(value)
     if kind in ATOMIC:
         return value, value
-    if kind in PLAIN_TENSORS:  # a node tells if it is changed in place later
-        leaf = _new(Node)
-        _set_value(leaf, value)
-        _set_snap(leaf, tensor_mark(value))
-        _set_op(leaf, None)
-        _set_args(leaf, ())
-        _set_extra(leaf, None)
-        return value, leaf
+    if kind in PLAIN_TENSORS:
+        return value, leaf(value)
     if isinstance(value, Node):
         node = value._read(current.get())
         plain = node._value
@@ -354,29 +361,27 @@ def link(
     kind: type[Node] = Node,
 ) -> Node:
     """The result node of an operator, in whatever scope: linked, or a leaf under ``no_trace``."""
-    node = _new(kind)
-    _set_value(node, value)
-    _set_snap(node, UNSET if type(value) in ATOMIC else snapshot(value))
-    _set_extra(node, None)
-    if outer is None or outer.tracing:
-        _set_op(node, op)
-        _set_args(node, args)
+    tracing = outer is None or outer.tracing
+    node: Any = Blank() if kind is Node else object.__new__(kind)
+    node._value = value
+    node._snap = UNSET if type(value) in ATOMIC else snapshot(value)
+    node.op = op if tracing else None
+    node.args = args if tracing else ()
+    node._extra = None
+    if kind is Node:
+        node.__class__ = Node
+    if tracing:
         if kwargs or reads:
             extra = node._more()
             extra.kwargs = kwargs
             extra.reads = reads
         if PLAIN_TENSORS and not is_default_mode():
             node._more().mode = mode_now()
-    else:
-        _set_op(node, None)
-        _set_args(node, ())
     if outer is not None and outer.reads is not None:
-        for (
-            read
-        ) in reads:  # arguments were noted when they were unwrapped; what the body read must reach the outer body
+        for read in reads:  # arguments were noted when they were unwrapped; what the body read must reach the outer one
             outer.reads[read] = None
         outer.note_made(node)
-    return node
+    return node  # type: ignore[no-any-return]
 
 
 def failure(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from trace_core._values import ATOMIC, UNSET, changed_since, snapshot, without_history
 from trace_core.context import current
 from trace_core.errors import MutationError, ParameterError
-from trace_core.node import Node, unwrap
+from trace_core.node import Blank, Node, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,14 +33,14 @@ class Version(Node):
     compiled: Callable[..., Any] | None
 
     def __init__(self, parameter: Parameter, value: Any, index: int) -> None:
-        self._value = value
-        self._snap = UNSET if type(value) in ATOMIC else snapshot(value)
-        self.op = None
-        self.args = ()
-        self._extra = None
-        self.parameter = parameter
-        self.index = index
-        self.compiled = None
+        _set_value(self, value)  # past Node.__setattr__: each step of an optimizer makes a version of every tensor
+        _set_snap(self, UNSET if type(value) in ATOMIC else snapshot(value))
+        _set_op(self, None)
+        _set_args(self, ())
+        _set_extra(self, None)
+        _set_parameter(self, parameter)
+        _set_index(self, index)
+        _set_compiled(self, None)
 
     def _label(self) -> str | None:
         return self.parameter.name
@@ -63,6 +63,14 @@ class Version(Node):
 
     def __reduce__(self) -> Any:
         return self.parameter.__reduce__()
+
+
+_set_value, _set_snap, _set_op, _set_args, _set_extra = (
+    Blank.__dict__[name].__set__ for name in ("_value", "_snap", "op", "args", "_extra")
+)
+_set_parameter, _set_index, _set_compiled = (
+    Version.__dict__[name].__set__ for name in ("parameter", "index", "compiled")
+)
 
 
 class Parameter(Node):

@@ -10,16 +10,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trace_core.integrations.llm.breaker import CircuitBreaker as CircuitBreaker
+    from trace_core.integrations.llm.budgeted import Budgeted as Budgeted
+    from trace_core.integrations.llm.cache import Cached as Cached
+    from trace_core.integrations.llm.cache import rollout as rollout
+    from trace_core.integrations.llm.cassette import Cassette as Cassette
+    from trace_core.integrations.llm.cassette import Recorded as Recorded
     from trace_core.integrations.llm.errors import LLMError as LLMError
     from trace_core.integrations.llm.gateway import GatewayLLM as GatewayLLM
+    from trace_core.integrations.llm.limits import Limited as Limited
+    from trace_core.integrations.llm.limits import RateLimiter as RateLimiter
     from trace_core.integrations.llm.litellm_llm import LiteLLM as LiteLLM
     from trace_core.integrations.llm.local_llm import LocalLLM as LocalLLM
+    from trace_core.integrations.llm.meter import Metered as Metered
     from trace_core.integrations.llm.models import FetchProgress as FetchProgress
     from trace_core.integrations.llm.models import fetch_model as fetch_model
     from trace_core.integrations.llm.models import model_path as model_path
     from trace_core.integrations.llm.openai_llm import OpenAILLM as OpenAILLM
     from trace_core.integrations.llm.parsing import extract_fenced as extract_fenced
     from trace_core.integrations.llm.parsing import fenced_blocks as fenced_blocks
+    from trace_core.integrations.llm.prices import Price as Price
     from trace_core.integrations.llm.protocol import LLM as LLM
     from trace_core.integrations.llm.protocol import Answer as Answer
     from trace_core.integrations.llm.protocol import Backend as Backend
@@ -36,6 +46,13 @@ if TYPE_CHECKING:
     from trace_core.integrations.llm.scripted import ScriptedLLM as ScriptedLLM
 
 _HOME = {
+    "prices": ("Price",),
+    "meter": ("Metered",),
+    "limits": ("Limited", "RateLimiter"),
+    "cassette": ("Cassette", "Recorded"),
+    "cache": ("Cached", "rollout"),
+    "budgeted": ("Budgeted",),
+    "breaker": ("CircuitBreaker",),
     "errors": ("LLMError",),
     "gateway": ("GatewayLLM",),
     "litellm_llm": ("LiteLLM",),

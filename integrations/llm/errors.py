@@ -55,7 +55,15 @@ class Transient(LLMError):
 
 
 class RateLimited(Transient):
-    """The server asks to slow down. Not waited for when it asks for more than the retry policy's ``max_wait``."""
+    """The server asks to slow down."""
+
+
+class WaitTooLong(RateLimited):
+    """The server asks for a longer pause than the retry policy's ``max_wait``: stop, and go on later."""
+
+
+class CircuitOpen(Transient):
+    """Not sent: the last calls all failed, and the circuit breaker waits before it tries again."""
 
 
 class Deadline(Transient):
@@ -104,6 +112,18 @@ class ModelFetchError(LLMError):
 
 class ScriptError(Fatal):
     """A ScriptedLLM has no answer for the request it got."""
+
+
+class Unavailable(Fatal):
+    """The model failed several times in a row, each time after its retries: the run stops instead of going on empty."""
+
+
+class CassetteError(Fatal):
+    """A cassette file cannot be read or written; the message names it."""
+
+
+class UnseenRequest(CassetteError):
+    """A request that the cassette does not hold; the message says in what it differs from the most similar one."""
 
 
 class Unusable(LLMError):

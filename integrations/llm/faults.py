@@ -54,6 +54,11 @@ def _until(date: str) -> float:
         return float("nan")
 
 
+def says_no_credit(text: str) -> bool:
+    """Whether a message holds one of the codes for an account without credit."""
+    return any(code in text.lower() for code in _NO_CREDIT)
+
+
 def classify(
     status: int | None, body: object, *, message: str = "", retry_after: float | None = None
 ) -> errors.LLMError:
@@ -103,12 +108,17 @@ def from_client_error(error: openai.APIError, clean: Callable[[str], str]) -> er
     if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APIStatusError):
         cause = error.__cause__
         detail = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
-        return errors.Transient(clean(_short(f"the connection failed: {detail}")), status=_wire_status(status))
+        return errors.Transient(_short(clean(f"the connection failed: {detail}")), status=_wire_status(status))
     pause = _pause(error)
     body = error.body if isinstance(error.body, Mapping) else {"message": str(error), "code": error.code}
-    found = classify(status, body, message=clean(str(error)), retry_after=pause)
-    found.args = (clean(str(found.args[0])),)
-    return found
+    return classify(status, _cleaned(body, clean), message=clean(str(error)), retry_after=pause)
+
+
+def _cleaned(body: Mapping[str, object], clean: Callable[[str], str]) -> dict[str, object]:
+    """The error object without secrets, before anything is cut from it: half a key is still too much of it."""
+    inner = body.get("error")
+    fields = inner if isinstance(inner, Mapping) else body
+    return {str(name): clean(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _pause(error: openai.APIError) -> float | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from trace_core.integrations.accounting import accounted
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.conversation import Dialogue, checked_messages, converse
 from trace_core.integrations.llm.loop import shared_loop
@@ -39,14 +41,29 @@ class _Counter:
 
 
 _counter: ContextVar[_Counter | None] = ContextVar("trace_core_llm_requests", default=None)
+_callers_layers: ContextVar[tuple[Layer, ...]] = ContextVar("trace_core_llm_layers", default=())
+
+
+@contextmanager
+def around_attempts(layer: Layer) -> Iterator[None]:
+    """Put ``layer`` around each request that calls in this context send, retries included, inside layers given before.
+
+    Wrappers that must see single requests use it; it reaches every GatewayLLM (``sends_requests``) beneath them.
+    """
+    token = _callers_layers.set((*_callers_layers.get(), layer))
+    try:
+        yield
+    finally:
+        _callers_layers.reset(token)
 
 
 class GatewayLLM:
     """An LLM made of a backend and layers around it. Thread-safe. Satisfies the ``LLM`` protocol.
 
-    One call passes, from outside in: total deadline, the conversation (schema, repair), ``around_call`` layers,
-    retries, ``around_attempt`` layers, attempt time-out, backend. A cache or a recorder belongs around the call, a
-    rate limit or a meter around the attempt. The first layer of a list is the outermost.
+    One call passes, from outside in: total deadline, the conversation (schema, repair), ``around_call`` layers, the
+    accounts of the run (ledger and budget), retries, ``around_attempt`` layers, attempt time-out, backend. A cache or a
+    recorder belongs around the call, a rate limit or a meter around the attempt. The first layer of a list is the
+    outermost.
 
     Args:
         backend: the provider's wire format.
@@ -56,6 +73,9 @@ class GatewayLLM:
         around_call: layers that see each request once.
         around_attempt: layers that see each attempt.
     """
+
+    sends_requests = True
+    """Whether ``around_attempts`` reaches it."""
 
     is_local = False
     """Whether the model runs on this machine: it is small then, and optimizers ask it for less at a time."""
@@ -75,7 +95,8 @@ class GatewayLLM:
         self._deadline = deadline
         self._attempt_timeout = attempt_timeout
         send: Send = self._attempt
-        for layer in [*around_call, retrying(retry or RetryPolicy()), *around_attempt][::-1]:
+        accounts = accounted(backend.model, free=self.is_local)
+        for layer in [*around_call, accounts, retrying(retry or RetryPolicy()), *around_attempt][::-1]:
             send = layer(send)
         self._send_one = send
         self._one_sample_only = False
@@ -244,6 +265,12 @@ class GatewayLLM:
                 task.cancel()
 
     async def _attempt(self, request: Request) -> Answer:
+        send: Send = self._send
+        for layer in reversed(_callers_layers.get()):
+            send = layer(send)
+        return await send(request)
+
+    async def _send(self, request: Request) -> Answer:
         counter = _counter.get()
         if counter is not None:
             counter.sent += 1

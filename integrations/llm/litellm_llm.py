@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
 from trace_core.integrations.llm import errors
-from trace_core.integrations.llm.faults import from_client_error, is_connection_fault
+from trace_core.integrations.llm.faults import is_connection_fault
 from trace_core.integrations.llm.gateway import GatewayLLM
+from trace_core.integrations.llm.litellm_faults import from_litellm_error
+from trace_core.integrations.llm.litellm_wire import receive, watched_client
 from trace_core.integrations.llm.loop import in_daemon_thread
-from trace_core.integrations.llm.protocol import Answer, Contract, Layer, Request
-from trace_core.integrations.llm.secrets import Secret, scrub
+from trace_core.integrations.llm.prices import Prices, cost_of, find_price
+from trace_core.integrations.llm.protocol import Answer, Contract, Layer, Request, Usage
+from trace_core.integrations.llm.secrets import Secret, scrub, scrub_bytes
 from trace_core.integrations.llm.strict_schema import contract_of
-from trace_core.integrations.llm.wire import read_answer
+from trace_core.integrations.llm.wire import MAX_BODY, read_answer, read_body
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -58,10 +63,15 @@ class LiteLLMBackend:
 
     provider = "litellm"
 
-    def __init__(self, model: str, *, key: Secret | None, base_url: str | None = None) -> None:
+    def __init__(
+        self, model: str, *, key: Secret | None, base_url: str | None = None, prices: Prices | None = None
+    ) -> None:
         self.model = model
+        self._prices = prices
         self._key = key
         self._base_url = base_url
+        self._openai_protocol = model.startswith("openai/")
+        self._watched: tuple[asyncio.AbstractEventLoop, Any] | None = None
         names = KEY_VARIABLES.values()
         self._secrets = [key, *(Secret(os.environ[name]) for name in names if os.environ.get(name))]
 
@@ -93,26 +103,46 @@ class LiteLLMBackend:
         litellm = load_litellm()
         import openai
 
+        received = receive(MAX_BODY * request.n)
         fault: errors.LLMError
         try:
-            response = await litellm.acompletion(**self._arguments(request))
+            response = await litellm.acompletion(**self._arguments(request), **self._client(litellm))
         except openai.APIError as error:  # litellm's errors derive from these
-            if type(error).__name__ == "ContextWindowExceededError":
-                fault = errors.ContextTooLong(self._clean(f"the prompt is too long for the model: {error}"))
-            elif type(error).__name__ == "ContentPolicyViolationError":
-                fault = errors.Refused(self._clean(f"refused by the content filter: {error}"))
-            else:
-                fault = from_client_error(error, self._clean)
+            fault = from_litellm_error(error, self._clean)
         except openai.OpenAIError as error:
             fault = errors.BadRequest(self._clean(f"litellm refused the request: {error}"))
-        except Exception as error:
-            if not is_connection_fault(error):
-                raise
-            fault = errors.Transient(self._clean(f"the connection was lost: {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - whatever litellm stumbles over is a failed call, and no more
+            lost = is_connection_fault(error)
+            words = self._clean(f"{type(error).__name__}: {error}")
+            kind, what = (errors.Transient, "the connection was lost") if lost else (errors.LLMError, "litellm failed")
+            fault = kind(f"{what}: {words}")
         else:
-            answer = read_answer(response.model_dump(), request)
-            return Answer(answer.samples, answer.usage, _price(litellm, response, self.model), answer.model)
+            if received.raw is None:
+                answer = read_answer(response.model_dump(warnings=False), request)
+                if not answer.usage.prompt_tokens:  # zeros stand for "not reported": no prompt has no tokens
+                    return replace(answer, usage=Usage())
+                price = find_price(self.model, self._prices) if self._prices else None
+                cost = _price(litellm, response, self.model) if price is None else price.of(answer.usage)
+                return replace(answer, cost=cost)
+            fault = errors.Malformed("the answer is no chat completion")
+        if received.overlong:
+            raise errors.Malformed(f"the answer is longer than {received.limit} bytes: the rest was not read")
+        if received.raw is not None:
+            answer = read_answer(read_body(scrub_bytes(received.raw, self._secrets)), request)
+            return replace(answer, cost=cost_of(self.model, answer.usage, self._prices))
         raise fault
+
+    def _client(self, litellm: Any) -> dict[str, Any]:
+        """For a server with the OpenAI protocol: the client of this loop whose answers are kept as they come."""
+        if not self._openai_protocol:
+            return {}
+        loop = asyncio.get_running_loop()
+        if self._watched is None or self._watched[0] is not loop:
+            _, _, key, base = litellm.get_llm_provider(model=self.model, api_base=self._base_url, api_key=None)
+            key = self._key.reveal() if self._key is not None else key or os.environ.get("OPENAI_API_KEY") or "none"
+            base = base or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE")
+            self._watched = (loop, watched_client(key=key, base_url=base))
+        return {"client": self._watched[1]}
 
     def _arguments(self, request: Request) -> dict[str, object]:
         arguments: dict[str, object] = {
@@ -156,6 +186,7 @@ class LiteLLM(GatewayLLM):
         api_key: key; None = the provider's environment variable.
         base_url: address of another server with the provider's protocol.
         retry, deadline, attempt_timeout, around_call, around_attempt: see GatewayLLM.
+        prices: what models cost that litellm's table lacks, or at what price you get them.
 
     Raises:
         MissingKey: the provider's key is not in the environment (for the providers in KEY_VARIABLES).
@@ -173,6 +204,7 @@ class LiteLLM(GatewayLLM):
         attempt_timeout: float = 120.0,
         around_call: Sequence[Layer] = (),
         around_attempt: Sequence[Layer] = (),
+        prices: Prices | None = None,
     ) -> None:
         variable = KEY_VARIABLES.get(model.partition("/")[0])
         if variable is not None and not api_key and not base_url and not os.environ.get(variable):
@@ -182,7 +214,7 @@ class LiteLLM(GatewayLLM):
                 variable=variable,
                 provider="litellm",
             )
-        backend = LiteLLMBackend(model, key=Secret(api_key) if api_key else None, base_url=base_url)
+        backend = LiteLLMBackend(model, key=Secret(api_key) if api_key else None, base_url=base_url, prices=prices)
         super().__init__(
             backend,
             retry=retry,

@@ -10,16 +10,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.faults import from_client_error, is_connection_fault
 from trace_core.integrations.llm.gateway import GatewayLLM
+from trace_core.integrations.llm.prices import Prices, cost_of
 from trace_core.integrations.llm.protocol import Answer, Contract, Layer, Request
-from trace_core.integrations.llm.secrets import Secret, scrub
+from trace_core.integrations.llm.secrets import Secret, scrub, scrub_bytes
 from trace_core.integrations.llm.strict_schema import Dialect, contract_of
-from trace_core.integrations.llm.wire import read_answer, read_body
+from trace_core.integrations.llm.wire import MAX_BODY, read_answer, read_body
 
 if TYPE_CHECKING:
     import openai
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from trace_core.integrations.llm.retry import RetryPolicy
 
 OPENAI_HOST = "api.openai.com"
-MAX_BODY = 8_000_000
-"""Longest body read for one sample, in bytes: the text limit, escaped, with room for logprobs and the like."""
 
 _log = logging.getLogger(__name__)
 _ADAPTABLE = {"temperature", "seed", "max_tokens"}
@@ -45,6 +45,7 @@ class OpenAIBackend:
         provider: name used in errors.
         dialect: which JSON schema keywords the server's constrained decoding knows.
         extra: further fields of the request body.
+        prices: what models cost; None = litellm's table for OpenAI itself, unknown for others.
         trust_env: whether proxy settings of the environment apply (never for a loopback server of ours).
     """
 
@@ -57,6 +58,7 @@ class OpenAIBackend:
         provider: str = "openai",
         dialect: Dialect = "openai",
         extra: dict[str, object] | None = None,
+        prices: Prices | None = None,
         trust_env: bool = True,
     ) -> None:
         self.provider = provider
@@ -68,6 +70,7 @@ class OpenAIBackend:
         self._secrets = [key, Secret(parts.password) if parts.password else None]
         self._dialect: Dialect = dialect
         self._extra = extra or {}
+        self._prices = {} if prices is None and self._host == OPENAI_HOST else prices
         self._trust_env = trust_env
         self._limit_name = "max_completion_tokens" if self._host == OPENAI_HOST else "max_tokens"
         self._dropped: set[str] = set()
@@ -150,8 +153,14 @@ class OpenAIBackend:
                 raise
             fault = errors.Transient(self._clean(f"the connection was lost: {type(error).__name__}: {error}"))
         else:
-            return read_answer(read_body(raw), request)
+            answer = read_answer(read_body(scrub_bytes(raw, self._secrets)), request)
+            return answer if self._prices is None else replace(answer, cost=self._cost(answer))
         raise fault
+
+    def _cost(self, answer: Answer) -> float | None:
+        """Dollars, by the name the server gives the model, else by the caller's."""
+        served = cost_of(answer.model, answer.usage, self._prices) if answer.model else None
+        return cost_of(self.model, answer.usage, self._prices) if served is None else served
 
     def _clean(self, text: str) -> str:
         return scrub(text, self._secrets)
@@ -200,6 +209,7 @@ class OpenAILLM(GatewayLLM):
         api_key: key; None = environment variable OPENAI_API_KEY.
         base_url: address of another server; None = environment variable OPENAI_BASE_URL, else OpenAI's.
         retry, deadline, attempt_timeout, around_call, around_attempt: see GatewayLLM.
+        prices: what models cost, by name; None = litellm's table for OpenAI itself, unknown for other servers.
 
     Raises:
         MissingKey: no key, and the server is OpenAI's. Other servers may want none.
@@ -216,6 +226,7 @@ class OpenAILLM(GatewayLLM):
         attempt_timeout: float = 120.0,
         around_call: Sequence[Layer] = (),
         around_attempt: Sequence[Layer] = (),
+        prices: Prices | None = None,
     ) -> None:
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or f"https://{OPENAI_HOST}/v1"
         api_key = api_key or os.environ.get("OPENAI_API_KEY")
@@ -226,7 +237,7 @@ class OpenAILLM(GatewayLLM):
                 variable="OPENAI_API_KEY",
                 provider="openai",
             )
-        backend = OpenAIBackend(model, base_url=base_url, key=Secret(api_key) if api_key else None)
+        backend = OpenAIBackend(model, base_url=base_url, key=Secret(api_key) if api_key else None, prices=prices)
         super().__init__(
             backend,
             retry=retry,

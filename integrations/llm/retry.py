@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from trace_core.integrations.llm.errors import Deadline, LLMError, Malformed, RateLimited, Transient
+from trace_core.integrations.llm.errors import Deadline, LLMError, Malformed, RateLimited, Transient, WaitTooLong
 from trace_core.integrations.llm.protocol import Answer, Layer, Request, Send
 
 
@@ -20,7 +20,7 @@ class RetryPolicy:
         malformed: retries after an answer without any usable text.
         first: the first pause, in seconds; it doubles with every retry, and up to as much is added as jitter.
         longest: upper limit of one pause the server did not ask for, in seconds.
-        max_wait: longest pause a server may ask for (Retry-After), in seconds; beyond it RateLimited is raised at once.
+        max_wait: longest pause a server may ask for (Retry-After), in seconds; beyond it WaitTooLong is raised at once.
         sleep: how to pause; tests put in one that returns at once.
     """
 
@@ -77,12 +77,16 @@ def retrying(policy: RetryPolicy) -> Layer:
             try:
                 return await retry(send, request)
             except RateLimited as error:
-                if error.retry_after is not None and error.retry_after > policy.max_wait:
-                    error.args = (
-                        f"{error.args[0]}; the server asks to wait {error.retry_after:.0f} s, more than max_wait="
-                        f"{policy.max_wait:.0f} s: continue later, or raise RetryPolicy(max_wait=...)",
-                    )
-                raise
+                asked = error.retry_after
+                if asked is None or asked <= policy.max_wait:
+                    raise
+                too_long = WaitTooLong(
+                    f"{error.args[0]}; the server asks to wait {asked:.0f} s, more than max_wait={policy.max_wait:.0f} "
+                    "s: go on later, or raise RetryPolicy(max_wait=...)",
+                    status=error.status,
+                    retry_after=asked,
+                )
+            raise too_long
 
         return send_with_retries
 

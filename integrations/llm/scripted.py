@@ -7,9 +7,11 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from trace_core.integrations.accounting import enter
 from trace_core.integrations.llm import errors
 from trace_core.integrations.llm.conversation import checked_messages, converse
 from trace_core.integrations.llm.parsing import clean_text
@@ -148,10 +150,17 @@ class ScriptedLLM:
             dialogue = converse(request, schema, _UNTRANSLATED, repair)
             request = next(dialogue)
             while True:
-                attempts += 1
-                yield
                 try:
-                    answer = self._answer(request, schema)
+                    entry = enter(request, self.model, usd=self._cost)
+                    if entry is not None and entry.answer is not None:
+                        answer = entry.answer
+                    else:
+                        attempts += 1
+                        with entry or nullcontext():
+                            yield
+                            answer = self._answer(request if entry is None else entry.request, schema)
+                            if entry is not None:
+                                entry.settle(answer)
                 except errors.LLMError as error:
                     request = dialogue.throw(error)
                 else:

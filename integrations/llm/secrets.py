@@ -29,6 +29,15 @@ class Secret:
         raise TypeError("a Secret is not pickled: the process that needs the key reads it from its own environment")
 
 
+def scrub_bytes(raw: bytes, secrets: Iterable[Secret | None]) -> bytes:
+    """``scrub`` for a body as it came, before anything is cut from it."""
+    for secret in secrets:
+        value = secret.reveal() if secret is not None else ""
+        if len(value) >= _SHORTEST:
+            raw = raw.replace(value.encode(), MASK.encode())
+    return raw
+
+
 def scrub(text: str, secrets: Iterable[Secret | None]) -> str:
     """``text`` with every secret replaced: servers like to echo a refused key in their error message."""
     for secret in secrets:

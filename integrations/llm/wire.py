@@ -11,6 +11,9 @@ from trace_core.integrations.llm.faults import classify
 from trace_core.integrations.llm.parsing import MAX_TEXT, clean_text
 from trace_core.integrations.llm.protocol import Answer, Request, Sample, Usage
 
+MAX_BODY = 24_000_000
+"""Longest body read for one sample, in bytes: an answer of 20 MB with what is around it."""
+
 
 def read_body(raw: bytes) -> object:
     """Decode the body of an answer with status 200.

@@ -1,7 +1,7 @@
-"""Where proposed code runs: a child process with limits. See ``ProcessRunner``.
+"""Where proposed code runs. ``open_sandbox`` gives a place of a tier: jail, process, monty, inline.
 
-This tier keeps a run going whatever a candidate does: hang, crash, eat memory, print without end. It is not a security
-boundary: the code runs as the same user, with the same files and the same network.
+The process tier keeps a run going whatever a candidate does: hang, crash, eat memory, print without end. The jail
+also keeps it from files, the network, other processes and your environment. See ``JailRunner``, ``ProcessRunner``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ if TYPE_CHECKING:
         Crash,
         Memory,
         OutputLimit,
+        PolicyViolation,
         ResultRejected,
+        SandboxSetupError,
+        SandboxUnavailable,
         Timeout,
     )
-    from trace_core.integrations.sandbox.runner import Code, Outcome, ProcessRunner
+    from trace_core.integrations.sandbox.inline import InlineRunner
+    from trace_core.integrations.sandbox.jail import DEFAULT_IMPORTS, JailRunner
+    from trace_core.integrations.sandbox.monty import MontyRunner
+    from trace_core.integrations.sandbox.report import Outcome
+    from trace_core.integrations.sandbox.runner import Code, ProcessRunner
+    from trace_core.integrations.sandbox.tiers import Sandbox, open_sandbox
 
 _LAZY = {
     "CandidateException": "errors",
@@ -27,12 +35,21 @@ _LAZY = {
     "CannotCross": "errors",
     "Code": "runner",
     "Crash": "errors",
+    "DEFAULT_IMPORTS": "jail",
+    "InlineRunner": "inline",
+    "JailRunner": "jail",
     "Memory": "errors",
-    "Outcome": "runner",
+    "MontyRunner": "monty",
+    "Outcome": "report",
     "OutputLimit": "errors",
+    "PolicyViolation": "errors",
     "ProcessRunner": "runner",
     "ResultRejected": "errors",
+    "Sandbox": "tiers",
+    "SandboxSetupError": "errors",
+    "SandboxUnavailable": "errors",
     "Timeout": "errors",
+    "open_sandbox": "tiers",
 }
 
 
@@ -49,15 +66,24 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "DEFAULT_IMPORTS",
     "CandidateException",
     "CandidateSyntaxError",
     "CannotCross",
     "Code",
     "Crash",
+    "InlineRunner",
+    "JailRunner",
     "Memory",
+    "MontyRunner",
     "Outcome",
     "OutputLimit",
+    "PolicyViolation",
     "ProcessRunner",
     "ResultRejected",
+    "Sandbox",
+    "SandboxSetupError",
+    "SandboxUnavailable",
     "Timeout",
+    "open_sandbox",
 ]

@@ -21,7 +21,8 @@ if TYPE_CHECKING or __package__:
 else:
     codec = sys.modules["_sandbox_codec"]  # put there by the worker
 
-REFERENCE, IMPORTED, ABSENT = 64, 65, 66  # extension codes: a table entry, something to import, something left behind
+# extension codes: a table entry, something to import, something left behind, a function of the host's
+REFERENCE, IMPORTED, ABSENT, TOOL = 64, 65, 66, 67
 CODE_MODULE = "candidate_code"
 _ANNOTATIONS = 0x1000000  # __future__.annotations.compiler_flag: annotations are not evaluated
 
@@ -90,11 +91,22 @@ class _InProgress(Exception):
     """A definition that is needed to finish itself; the name is bound when it is done."""
 
 
-class Builder:
-    """Makes the objects of one request. ``files`` maps the file names of all compiled sources to their lines."""
+class ImportRefused(ImportError):
+    """The source imports a module that is not on the list."""
 
-    def __init__(self, table: list[dict[str, Any]]) -> None:
+
+class Builder:
+    """Makes the objects of one request. ``files`` maps the file names of all compiled sources to their lines.
+
+    ``region`` is where big arrays lie; ``tool`` gives the function for the name of a tool.
+    """
+
+    def __init__(
+        self, table: list[dict[str, Any]], region: Any = None, tool: Callable[[str], Any] | None = None
+    ) -> None:
         self._table = table
+        self._region = region
+        self._tool = tool
         self._made: dict[int, Any] = {}
         self._spaces: dict[int, dict[str, Any]] = {}
         self._pending: list[tuple[dict[str, Any], dict[str, bytes]]] = []
@@ -103,7 +115,7 @@ class Builder:
 
     def value(self, payload: bytes) -> Any:
         """The value that was sent, with all it refers to."""
-        value = codec.decode(payload, self._extension)
+        value = codec.decode(payload, self._extension, region=self._region)
         self._bind_pending()
         return value
 
@@ -113,12 +125,21 @@ class Builder:
             if entry["kind"] in ("bag", "record"):
                 self._made.pop(index, None)
 
-    def candidate(self, source: str, name: str, filename: str, context: dict[str, bytes]) -> Callable[..., Any]:
-        """Run the proposed source as a module and return its function. Raises whatever the source raises."""
+    def candidate(
+        self, source: str, name: str, filename: str, context: dict[str, bytes], imports: list[str] | None = None
+    ) -> Callable[..., Any]:
+        """Run the proposed source as a module and return its function. Raises whatever the source raises.
+
+        ``imports`` are modules, with all below them, that the source may import beyond those that any may; None
+        for no limit.
+        """
         self._remember(filename, source)
         # annotations may name what is there for type checkers only, or nowhere: models forget such imports
         code = compile(source, filename, "exec", dont_inherit=True, flags=_ANNOTATIONS)
         module = _module(CODE_MODULE)
+        if imports is not None and _guard is not None:
+            _guard.allowed.update(imports)
+            module.__dict__["__builtins__"] = _guard.names
         for key, payload in context.items():
             self._bind(module.__dict__, key, payload)
         self._bind_pending()
@@ -144,7 +165,7 @@ class Builder:
     def _bind(self, space: dict[str, Any], name: str, payload: bytes) -> bool:
         if name not in space:
             try:
-                space[name] = codec.decode(payload, self._extension)
+                space[name] = codec.decode(payload, self._extension, region=self._region)
             except _InProgress:
                 return False
         return True
@@ -157,6 +178,8 @@ class Builder:
             return _import(module, path)
         if code == ABSENT:
             return Absent(codec.decode(payload))
+        if code == TOOL and self._tool is not None:
+            return self._tool(codec.decode(payload))
         raise codec.CodecError(f"unknown extension {code}")
 
     def _entry(self, index: int) -> Any:
@@ -179,14 +202,14 @@ class Builder:
         return made
 
     def _make_data(self, index: int, entry: dict[str, Any]) -> Any:
-        return codec.decode(entry["value"], self._extension)
+        return codec.decode(entry["value"], self._extension, region=self._region)
 
     def _make_member(self, index: int, entry: dict[str, Any]) -> Any:
         return getattr(codec.decode(entry["class"], self._extension), entry["name"])
 
     def _make_record(self, index: int, entry: dict[str, Any]) -> Any:
         made: Any = namedtuple(entry["name"], entry["fields"], rename=True)  # type: ignore[misc]
-        return made(*codec.decode(entry["value"], self._extension))
+        return made(*codec.decode(entry["value"], self._extension, region=self._region))
 
     def _make_bag(self, index: int, entry: dict[str, Any]) -> Any:
         body: dict[str, Any] = {"_absent": entry["absent"], "__module__": CODE_MODULE, "__qualname__": entry["name"]}
@@ -199,7 +222,7 @@ class Builder:
         for name, (how, payload) in entry["methods"].items():
             setattr(kind, name, _METHODS[how](codec.decode(payload, self._extension)))
         for name, payload in entry["fields"].items():
-            vars(bag)[name] = codec.decode(payload, self._extension)
+            vars(bag)[name] = codec.decode(payload, self._extension, region=self._region)
         return bag
 
     def _make_function(self, index: int, entry: dict[str, Any]) -> Any:
@@ -241,6 +264,48 @@ def _module(name: str) -> ModuleType:
     module.__dict__["__builtins__"] = __builtins__
     sys.modules[name] = module
     return module
+
+
+class _Guard:
+    """Builtins whose import statement knows a list. It tells early and in words; what holds is the kernel's layers."""
+
+    def __init__(self, allowed: list[str]) -> None:
+        self.allowed = set(allowed)
+        self.names = dict(__builtins__ if isinstance(__builtins__, dict) else vars(__builtins__))
+        self.names["__import__"] = self._import
+        self._plain = __import__
+
+    def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        if level == 0 and name.partition(".")[0] not in self.allowed:
+            raise ImportRefused(f"import {name}")
+        return self._plain(name, globals, locals, fromlist, level)
+
+
+_guard: _Guard | None = None
+
+
+def guard_imports(allowed: list[str] | None) -> None:
+    """What candidates may import, for all of this process; None for anything. Made once: copying it touches pages."""
+    global _guard
+    _guard = None if allowed is None else _Guard(allowed)
+
+
+class Finder:
+    """Finds the user's own modules by name where their folders cannot be listed."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._files = files
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """As in ``importlib.abc.MetaPathFinder``."""
+        from importlib.util import spec_from_file_location
+
+        file = self._files.get(name)
+        if file is None:
+            return None
+        folder, _, last = file.rpartition("/")
+        below = [folder] if last.startswith("__init__.") else None
+        return spec_from_file_location(name, file, submodule_search_locations=below)
 
 
 def _import(module: str, path: str) -> Any:
@@ -285,4 +350,18 @@ def strip(definition: Any) -> Any:
     return definition
 
 
-__all__ = ["ABSENT", "IMPORTED", "REFERENCE", "Absent", "Bag", "Builder", "Unavailable", "parse_block", "strip"]
+__all__ = [
+    "ABSENT",
+    "IMPORTED",
+    "REFERENCE",
+    "TOOL",
+    "Absent",
+    "Bag",
+    "Builder",
+    "Finder",
+    "ImportRefused",
+    "Unavailable",
+    "guard_imports",
+    "parse_block",
+    "strip",
+]

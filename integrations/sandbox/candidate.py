@@ -14,10 +14,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from trace_core.integrations.sandbox import build, codec, confine, frames
+    from trace_core.integrations.sandbox import blobs, build, codec, confine, frames, tool_calls
 else:
     build, codec = sys.modules["_sandbox_build"], sys.modules["_sandbox_codec"]
     confine, frames = sys.modules["_sandbox_confine"], sys.modules["_sandbox_frames"]
+    blobs, tool_calls = sys.modules["_sandbox_blobs"], sys.modules["_sandbox_tool_calls"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,11 +41,15 @@ class Rejected(Exception):
         self.reason = reason
 
 
-def serve(incoming: int, outgoing: int) -> None:
-    """Read one request, run its examples, send what came of them. Once the request is read, this does not return."""
-    call_id, data = frames.read(incoming)
-    if incoming != outgoing:
-        os.close(incoming)
+def serve(incoming: int, outgoing: int, guard: Any) -> None:
+    """Read one request, run its examples, send what came of them. Once the request is read, this does not return.
+
+    ``guard`` is the system call filter that is in force, or None.
+    """
+    if incoming == outgoing:
+        call_id, data, descriptors = frames.read_with_descriptors(incoming, 1)
+    else:
+        (call_id, data), descriptors = frames.read(incoming), []
     streams = (sys.stdout, sys.stderr)
 
     def send(head: dict[str, Any], value: bytes = b"") -> None:
@@ -57,39 +62,79 @@ def serve(incoming: int, outgoing: int) -> None:
     leave = os._exit
     frames.write(outgoing, call_id, _STARTED)
     try:
-        _answer(codec.decode(data), send)
+        request = codec.decode(data)
+        if incoming != outgoing and not request["tools"]:
+            os.close(incoming)
+        region = blobs.Region(descriptors[0]) if descriptors else None
+        _Answer(request, send, region, tool_calls.Tools(incoming, call_id, send), guard).run()
     except BaseException:  # noqa: BLE001 - the candidate has broken the interpreter; the host sees that nothing came
         leave(BROKEN)
     leave(0)
 
 
-def _answer(request: dict[str, Any], send: Callable[..., None]) -> None:
-    examples: list[bytes] = request["calls"]
-    cpu: float = request["cpu"]
-    confine.cap_cpu(len(examples) * (cpu + 1))
-    confine.allow_cpu(cpu)
-    sys.path[:] = request["path"]
-    builder = build.Builder(request["table"])
-    try:
-        function = builder.candidate(request["source"], request["name"], request["filename"], request["context"])
-    except BaseException as error:  # noqa: BLE001 - whatever the code raises is its outcome
-        send({"setup": True, "error": explain(error, builder.files)})
-        return
-    if len(examples) > 1:  # with one it makes no difference where the end came
-        send({"ready": True})
-    for index, payload in enumerate(examples):
-        if index:
-            confine.allow_cpu(cpu)
-            builder.forget_instances()
+class _Answer:
+    """One request at work."""
+
+    def __init__(
+        self,
+        request: dict[str, Any],
+        send: Callable[..., None],
+        region: blobs.Region | None,
+        tools: tool_calls.Tools,
+        guard: Any,
+    ) -> None:
+        self._request, self._send = request, send
+        self._builder = build.Builder(request["table"], region, tools.function)
+        self._jailed = guard is not None
+        self._place: dict[str, Any] = {"setup": True}  # what an answer would be about now
+        if guard is not None:
+            guard.on_refusal = self._refused
+
+    def run(self) -> None:
+        """Load the source and run it on the examples."""
+        request, builder = self._request, self._builder
+        examples: list[bytes] = request["calls"]
+        cpu: float = request["cpu"]
+        confine.cap_cpu(len(examples) * (cpu + 1))
+        confine.allow_cpu(cpu)
+        sys.path[:] = request["path"]
+        if request["modules"]:
+            sys.meta_path.append(build.Finder(request["modules"]))
+        try:
+            function = builder.candidate(
+                request["source"], request["name"], request["filename"], request["context"], request["imports"]
+            )
+        except BaseException as error:  # noqa: BLE001 - whatever the code raises is its outcome
+            self._send({"setup": True, "error": explain(error, builder.files, self._jailed)})
+            return
+        if len(examples) > 1:  # with one it makes no difference where the end came
+            self._send({"ready": True})
+        for index, payload in enumerate(examples):
+            if index:
+                confine.allow_cpu(cpu)
+                builder.forget_instances()
+            self._place = {"index": index}
+            self._example(function, payload, {"index": index})
+
+    def _example(self, function: Any, payload: bytes, answer: dict[str, Any]) -> None:
         started = time.perf_counter()
-        answer: dict[str, Any] = {"index": index}
         value = b""
         try:
-            value = _run(function, builder.value(payload), request)
+            value = _run(function, self._builder.value(payload), self._request)
         except BaseException as error:  # noqa: BLE001 - whatever the code raises is its outcome
-            answer["error"] = explain(error, builder.files)
+            answer["error"] = explain(error, self._builder.files, self._jailed)
         answer["seconds"] = time.perf_counter() - started
-        send(answer, value)
+        self._send(answer, value)
+
+    def _refused(self, tried: str) -> None:
+        """A system call ends this process; say which, and where the code made it."""
+        frame: Any = sys._getframe()
+        found = []
+        while frame is not None:
+            found.append((frame.f_code, frame.f_lineno))
+            frame = frame.f_back
+        frames = _shown(found[::-1], self._builder.files)
+        self._send({**self._place, "error": {"kind": "policy", "message": tried, "frames": frames}, "last": True})
 
 
 def _run(function: Any, arguments: Any, request: dict[str, Any]) -> bytes:
@@ -120,8 +165,13 @@ async def _finish(awaitable: Any) -> Any:
 # --- saying what went wrong ------------------------------------------------------------------------------------------
 
 
-def explain(error: BaseException, files: dict[str, list[str]]) -> dict[str, Any]:
+def explain(error: BaseException, files: dict[str, list[str]], jailed: bool = False) -> dict[str, Any]:
     """Kind, type, message and text of an exception; the text shows only frames of the sources in ``files``."""
+    if isinstance(error, build.ImportRefused):
+        return {"kind": "policy", "message": _message(error), "frames": _frames(error.__traceback__, files)}
+    if jailed and isinstance(error, PermissionError):
+        tried = headline(type(error).__name__, _message(error))
+        return {"kind": "policy", "message": tried, "frames": _frames(error.__traceback__, files)}
     if isinstance(error, Rejected):
         return {"kind": "result", "reason": error.reason, "message": str(error)}
     if isinstance(error, MemoryError):
@@ -170,19 +220,31 @@ def headline(kind: str, message: str) -> str:
 
 def _frames(traceback: TracebackType | None, files: dict[str, list[str]]) -> list[str]:
     """The frames of the known sources, outermost first, each with its failing line marked."""
-    found: list[tuple[str, str, int]] = []
+    steps = []
     while traceback is not None:
-        code = traceback.tb_frame.f_code
+        steps.append((traceback.tb_frame.f_code, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return _shown(steps, files)
+
+
+def _shown(steps: list[tuple[Any, int]], files: dict[str, list[str]]) -> list[str]:
+    """As ``_frames``, from code objects and lines."""
+    found = []
+    for code, line in steps:
         if code.co_filename in files:
             name = "module level" if code.co_name == "<module>" else code.co_qualname.replace("<locals>.", "")
-            found.append((code.co_filename, name, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    shown = [_marked(files[filename], line, filename, name) for filename, name, line in found[:2]]
+            found.append((code.co_filename, name, line))
+    return shown(found, files)
+
+
+def shown(found: list[tuple[str, str, int]], files: dict[str, list[str]]) -> list[str]:
+    """Frames given by file name, function and line, each with its line marked; those in the middle may be left out."""
+    texts = [_marked(files[filename], line, filename, name) for filename, name, line in found[:2]]
     rest = found[2:]
     if len(rest) > MAX_FRAMES - 2:
-        shown.append(f"  ({len(rest) - MAX_FRAMES + 2} frames in between are left out)")
+        texts.append(f"  ({len(rest) - MAX_FRAMES + 2} frames in between are left out)")
         rest = rest[2 - MAX_FRAMES :]
-    return [*shown, *(_marked(files[filename], line, filename, name) for filename, name, line in rest)]
+    return [*texts, *(_marked(files[filename], line, filename, name) for filename, name, line in rest)]
 
 
 def _marked(lines: list[str], line: int, filename: str, name: str = "") -> str:
@@ -213,4 +275,4 @@ def _causes(error: BaseException, files: dict[str, list[str]]) -> list[str]:
     return parts
 
 
-__all__ = ["Rejected", "explain", "headline", "serve"]
+__all__ = ["Rejected", "explain", "headline", "serve", "shown"]

@@ -8,7 +8,6 @@ before it is packed, looks at exact types only and knows where in the value the 
 from __future__ import annotations
 
 import datetime
-import re
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from decimal import Decimal, InvalidOperation
@@ -16,13 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+if TYPE_CHECKING or __package__:
+    from trace_core.integrations.sandbox import arrays
+else:
+    arrays = sys.modules["_sandbox_arrays"]  # put there by the worker
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trace_core.integrations.sandbox.blobs import Region, Store
+
 ALLOWED = (
     "None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, deque, OrderedDict, Counter, "
-    "defaultdict (of a builtin type), Decimal, datetime, date, time, timedelta, numpy.ndarray, numpy scalars"
+    "defaultdict (of a builtin type), Decimal, datetime, date, time, timedelta, numpy.ndarray, numpy scalars, "
+    "torch.Tensor (on the CPU, without requires_grad)"
 )
+CodecError = arrays.CodecError
 MAX_DEPTH = 200
 MAX_CONTAINERS = 2_000_000  # an empty dict is one byte on the wire and 64 in memory: lengths alone do not bound memory
 
@@ -31,10 +39,9 @@ _DATES: frozenset[type] = frozenset({datetime.datetime, datetime.date, datetime.
 _SEQUENCES: frozenset[type] = frozenset({list, tuple, set, frozenset, deque})
 _MAPPINGS: frozenset[type] = frozenset({dict, OrderedDict, Counter, defaultdict})
 _FACTORIES: dict[str, Any] = {kind.__name__: kind for kind in (list, dict, set, int, float, str, tuple, bool, bytes)}
-_DTYPE = re.compile(r"[<>|=](b1|[iufcUS][1-9][0-9]{0,8}|[mM]8(\[[0-9a-zA-Zμ]{1,12}\])?)")
 
 TUPLE, SET, FROZENSET, DEQUE, ORDERED, COUNTER, DEFAULT, DATETIME, DATE, TIME, TIMEDELTA = range(1, 12)
-BIG_INT, COMPLEX, DECIMAL, ARRAY, SCALAR = range(32, 37)
+BIG_INT, COMPLEX, DECIMAL = range(32, 35)  # those of arrays come next
 REFERENCE = 64  # first code that is free for the caller's own extensions
 
 
@@ -50,10 +57,6 @@ class NotPlain(TypeError):
     def path(self) -> str:
         """Where it was found, such as ``[3]['name']``; empty for the value itself."""
         return "".join(reversed(self.steps))
-
-
-class CodecError(ValueError):
-    """Bytes that are not an encoded value."""
 
 
 def type_name(value: Any) -> str:
@@ -74,7 +77,7 @@ def check(value: Any, extra: Callable[[Any], Any] | None = None, depth: int = 0)
         _check_mapping(value, extra, depth, kind)
     elif kind in _DATES:
         _check_zone(value)
-    elif not _is_numpy(value) and (extra is None or extra(value) is None):
+    elif not arrays.is_numpy(value) and not arrays.is_tensor(value) and (extra is None or extra(value) is None):
         raise NotPlain(_describe(value))
 
 
@@ -128,6 +131,9 @@ def _describe(value: Any) -> str:
             return f"a {name} (a subclass of {base.__name__}; only {base.__name__} itself crosses)"
     if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
         return f"a {name} of dtype {value.dtype}"
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "Tensor") and isinstance(value, torch.Tensor):
+        return arrays.describe_tensor(value, name)
     return f"a {name}"
 
 
@@ -140,15 +146,6 @@ def _check_zone(value: Any) -> None:
 def _zone_key(zone: Any) -> str | None:
     zoneinfo = sys.modules.get("zoneinfo")
     return zone.key if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo else None
-
-
-def _is_numpy(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not hasattr(numpy, "generic"):
-        return False
-    if type(value) is numpy.ndarray or (isinstance(value, numpy.generic) and type(value).__module__ == "numpy"):
-        return _DTYPE.fullmatch(value.dtype.str) is not None
-    return False
 
 
 # --- packing -------------------------------------------------------------------------------------------------------
@@ -164,11 +161,13 @@ def encode(value: Any, extra: Callable[[Any], Any] | None = None) -> bytes:
     return pack(value, extra)
 
 
-def pack(value: Any, extra: Callable[[Any], Any] | None = None) -> bytes:
-    """``encode`` for a value that ``check`` has seen."""
+def pack(value: Any, extra: Callable[[Any], Any] | None = None, store: Store | None = None) -> bytes:
+    """``encode`` for a value that ``check`` has seen. Big arrays are put into ``store``."""
 
     def default(item: Any) -> Any:
-        made = _replace(item)
+        made = None if store is None else arrays.replace_big(item, store)
+        if made is None:
+            made = _replace(item)
         if made is None and extra is not None:
             made = extra(item)
         if made is None:
@@ -203,8 +202,10 @@ def _replace(item: Any) -> Any:
         return [_TAGS[DEFAULT], name, *(part for pair in item.items() for part in pair)]
     if kind in _DATES:
         return _replace_date(item, kind)
-    if _is_numpy(item):
-        return _replace_array(item)
+    if arrays.is_numpy(item):
+        return arrays.replace_array(item)
+    if arrays.is_tensor(item):
+        return arrays.replace_tensor(item)
     return None
 
 
@@ -225,13 +226,6 @@ def _replace_zone(zone: Any) -> Any:
     return None if zone is None else _zone_key(zone)
 
 
-def _replace_array(item: Any) -> Any:
-    numpy = sys.modules["numpy"]
-    is_array = type(item) is numpy.ndarray
-    head = msgpack.packb((item.dtype.str, list(item.shape)))
-    return msgpack.ExtType(ARRAY if is_array else SCALAR, len(head).to_bytes(2, "big") + head + item.tobytes())
-
-
 # --- unpacking -----------------------------------------------------------------------------------------------------
 
 
@@ -242,8 +236,16 @@ class _Tag:
         self.code = code
 
 
-def decode(data: Any, extra: Callable[[int, bytes], Any] | None = None, containers_limit: int | None = None) -> Any:
-    """The value in ``data``. Raises CodecError for anything that ``encode`` would not have written."""
+def decode(
+    data: Any,
+    extra: Callable[[int, bytes], Any] | None = None,
+    containers_limit: int | None = None,
+    region: Region | None = None,
+) -> Any:
+    """The value in ``data``. Raises CodecError for anything that ``encode`` would not have written.
+
+    ``region`` is where arrays lie that were put into a store.
+    """
     limit = sys.maxsize if containers_limit is None else containers_limit
     tags = containers = 0
 
@@ -254,6 +256,8 @@ def decode(data: Any, extra: Callable[[int, bytes], Any] | None = None, containe
             return _Tag(code)
         if code in _LEAVES:
             return _LEAVES[code](payload)
+        if code == arrays.STORED and region is not None:
+            return arrays.rebuild_stored(payload, region)
         if extra is not None and code >= REFERENCE:
             return extra(code, payload)
         raise CodecError(f"unknown extension {code}")
@@ -339,26 +343,11 @@ def _rebuild_zone(zone: Any) -> datetime.tzinfo | None:
     return zoneinfo.ZoneInfo(zone)
 
 
-def _rebuild_array(payload: bytes) -> Any:
-    import numpy
-
-    start = 2 + int.from_bytes(payload[:2], "big")
-    dtype_text, shape = msgpack.unpackb(payload[2:start])
-    if not isinstance(dtype_text, str) or not _DTYPE.fullmatch(dtype_text):
-        raise CodecError("an array of a type that cannot be sent")
-    dtype = numpy.dtype(dtype_text)
-    if 0 in shape:
-        return numpy.empty(shape, dtype)
-    made = numpy.ndarray(shape, dtype, buffer=bytearray(memoryview(payload)[start:]))
-    if made.nbytes != len(payload) - start:
-        raise CodecError("an array whose length does not fit its shape")
-    return made
-
-
 _LEAVES: dict[int, Callable[[bytes], Any]] = {
     BIG_INT: lambda payload: int.from_bytes(payload, "big", signed=True),
     COMPLEX: lambda payload: complex(*msgpack.unpackb(payload)),
     DECIMAL: lambda payload: Decimal(payload.decode()),
-    ARRAY: _rebuild_array,
-    SCALAR: lambda payload: _rebuild_array(payload)[()],
+    arrays.ARRAY: arrays.rebuild_array,
+    arrays.SCALAR: lambda payload: arrays.rebuild_array(payload)[()],
+    arrays.TENSOR: arrays.rebuild_tensor,
 }

@@ -15,8 +15,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING or __package__:
+    from trace_core.integrations.sandbox import landlock, privileges, seccomp
+else:
+    landlock, privileges = sys.modules["_sandbox_landlock"], sys.modules["_sandbox_privileges"]
+    seccomp = sys.modules["_sandbox_seccomp"]
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 try:
     import resource
@@ -26,6 +32,8 @@ except ImportError:  # Windows
 MEBIBYTE = 1024 * 1024
 RESERVE = 64 * MEBIBYTE  # kept back from a candidate, so that its MemoryError can still be reported
 CHANNEL = 3  # the descriptor of the channel to the host, after ``descriptors``
+_MOST_RULES = 64  # rulesets that are kept
+_MOST_USES = 64  # of one: each use adds what the candidate may read of itself
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # options of prctl(2)
 
 
@@ -36,15 +44,22 @@ class Prepared:
         limits: resource and (soft, hard) value, in the order in which they are set.
         last_descriptor: one above the highest number that an open descriptor can have.
         reaper: whether orphans of candidates come to this process (Linux).
+        landlock: the kernel's version of it, 0 for none or not wanted.
+        filter: the system call filter, None if there is none or it is not wanted.
     """
 
     limits: list[tuple[int, tuple[int, int]]]
     last_descriptor = 4096
     reaper = False
+    landlock = 0
+    filter: seccomp.Filter | None = None
+    drop: privileges.Drop | None = None
 
-    def __init__(self, wanted: dict[str, Any]) -> None:
+    def __init__(self, wanted: dict[str, Any], jail: dict[str, Any] | None = None) -> None:
         self._wanted = wanted
-        self._prctl: Any = None
+        self._rules: dict[str, tuple[int, int]] = {}  # directory -> descriptor, how often it was used
+        self.jail = jail
+        self.libc: Any = None
         self.measure()
 
     def prepare(self) -> None:
@@ -52,10 +67,11 @@ class Prepared:
         if sys.platform == "linux":
             import ctypes
 
-            self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+            self.libc = ctypes.CDLL(None, use_errno=True)
             self.prctl(_SET_CHILD_SUBREAPER, 1)
             self.reaper = True
             _prefer_for_oom()
+            self._look_at_the_kernel()
         if resource is not None:
             self.last_descriptor = max(os.sysconf("SC_OPEN_MAX"), self.last_descriptor)
             _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -63,9 +79,44 @@ class Prepared:
         standard_streams()
         default_signals()
 
+    def _look_at_the_kernel(self) -> None:
+        """What it offers of the layers of the jail. Those that are missing are left out; the host's self-test sees."""
+        if self.jail is None:
+            return
+        self.landlock = landlock.version(self.libc)
+        self.drop = privileges.Drop(self.libc, keep_reading=self.landlock > 0)
+        if seccomp.available(self.libc):
+            self.filter = seccomp.Filter(self.libc)
+
+    def rules(self, directory: str, readable: Sequence[str]) -> int:
+        """A descriptor of what a candidate in that directory may open; -1 for no such layer.
+
+        Directories are used again and again, and making the rules takes as long as all other layers.
+        """
+        if self.jail is None or not self.landlock:
+            return -1
+        if not readable and directory in self._rules:
+            made, uses = self._rules.pop(directory)
+            if uses < _MOST_USES:
+                self._rules[directory] = (made, uses + 1)
+                return made
+            os.close(made)
+        read = (*self.jail["read"], *readable)
+        made = landlock.ruleset(self.libc, self.landlock, read, self.jail["write"], directory)
+        if not readable:
+            self._rules[directory] = (made, 1)
+            while len(self._rules) > _MOST_RULES:
+                os.close(self._rules.pop(next(iter(self._rules)))[0])
+        return made
+
+    def release_rules(self, rules: int) -> None:
+        """Close a descriptor that is not kept for the next call."""
+        if rules >= 0 and all(rules != kept for kept, _ in self._rules.values()):
+            os.close(rules)
+
     def prctl(self, option: int, value: int) -> None:
         """Call prctl(2), which only Linux has."""
-        if self._prctl is not None and self._prctl(option, value, 0, 0, 0) != 0:
+        if self.libc is not None and self.libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(f"prctl({option}) failed")
 
     def measure(self) -> None:
@@ -90,12 +141,24 @@ class Prepared:
 class Place:
     """Where one candidate runs: folder, descriptors, the process that started it, what that has prepared."""
 
-    def __init__(self, *, directory: str, channel: int, output: int, supervisor: int, prepared: Prepared) -> None:
+    def __init__(
+        self,
+        *,
+        directory: str,
+        channel: int,
+        output: int,
+        supervisor: int,
+        prepared: Prepared,
+        rules: int = -1,
+        given: int = 0,
+    ) -> None:
         self.directory = directory
         self.channel = channel
         self.output = output
         self.supervisor = supervisor
         self.prepared = prepared
+        self.rules = rules  # what may be opened, -1 for anything
+        self.given = given  # bytes of memory that its arguments take and that are not counted against it
 
 
 def session(place: Place) -> None:
@@ -116,7 +179,10 @@ def descriptors(place: Place) -> None:
     os.dup2(place.output, 1)
     os.dup2(place.output, 2)
     os.dup2(place.channel, CHANNEL, inheritable=False)
-    os.closerange(CHANNEL + 1, place.prepared.last_descriptor)
+    if place.rules >= 0:
+        os.dup2(place.rules, CHANNEL + 1, inheritable=False)
+        place.rules = CHANNEL + 1
+    os.closerange(CHANNEL + 1 + (place.rules >= 0), place.prepared.last_descriptor)
 
 
 def worker_signals(place: Place) -> None:
@@ -143,8 +209,34 @@ def randomness(place: Place) -> None:
 
 def limits(place: Place) -> None:
     """Resource limits."""
-    for which, pair in place.prepared.limits:
-        resource.setrlimit(which, pair)
+    for which, (soft, hard) in place.prepared.limits:
+        if place.given and which == resource.RLIMIT_DATA:
+            _, ceiling = resource.getrlimit(which)
+            soft, hard = soft + place.given, hard + place.given
+            if ceiling != resource.RLIM_INFINITY:
+                soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(which, (soft, hard))
+
+
+def rights(place: Place) -> None:
+    """What root may do beyond others (Linux)."""
+    if place.prepared.drop is not None:
+        place.prepared.drop()
+
+
+def files(place: Place) -> None:
+    """What can be opened: Landlock."""
+    prepared = place.prepared
+    if prepared.jail is not None and place.rules >= 0:
+        landlock.allow_reading(prepared.libc, prepared.landlock, place.rules, prepared.jail["of_itself"])
+        landlock.restrict(prepared.libc, place.rules)
+        os.close(place.rules)
+
+
+def system_calls(place: Place) -> None:
+    """Which system calls there are: seccomp. The last layer, since it forbids what the others need."""
+    if place.prepared.filter is not None:
+        place.prepared.filter.install()
 
 
 FORKED: tuple[Callable[[Place], None], ...] = (
@@ -155,8 +247,11 @@ FORKED: tuple[Callable[[Place], None], ...] = (
     directory,
     randomness,
     limits,
+    rights,
+    files,
+    system_calls,
 )
-"""Layers of a candidate that was forked from the worker."""
+"""Layers of a candidate that was forked from the worker; the last three do nothing outside of the jail."""
 
 FRESH: tuple[Callable[[Place], None], ...] = (directory, limits)
 """Layers of a candidate that has an interpreter of its own; the host gave it its session and its descriptors."""

@@ -73,6 +73,22 @@ class ResultRejected(CandidateError):
         self.reason = reason
 
 
+class PolicyViolation(CandidateError):
+    """The code tried something that it may not do. ``what`` says what."""
+
+    def __init__(self, message: str, *, what: str = "") -> None:
+        super().__init__(message, kind="policy")
+        self.what = what
+
+
+class SandboxUnavailable(RunnerError):
+    """The tier that was asked for does not work here; the message says which layers are missing."""
+
+
+class SandboxSetupError(RunnerError):
+    """A process for a call could not be set up as it should be, so the call was not made."""
+
+
 class CannotCross(RunnerError, TypeError):
     """An argument cannot be sent to where the candidate runs; the message names it and the types that can."""
 
@@ -84,6 +100,9 @@ __all__ = [
     "Crash",
     "Memory",
     "OutputLimit",
+    "PolicyViolation",
     "ResultRejected",
+    "SandboxSetupError",
+    "SandboxUnavailable",
     "Timeout",
 ]

@@ -39,6 +39,20 @@ def read(descriptor: int, limit: int | None = None) -> tuple[int, bytes]:
     return call_id, read_exactly(descriptor, length)
 
 
+def read_with_descriptors(descriptor: int, most: int) -> tuple[int, bytes, list[int]]:
+    """Read one message from a socket with the descriptors that came along. Raises ChannelClosed."""
+    import socket
+
+    channel = socket.socket(fileno=descriptor)
+    try:
+        head, descriptors, _, _ = socket.recv_fds(channel, HEADER.size, most)
+    finally:
+        channel.detach()
+    head += read_exactly(descriptor, HEADER.size - len(head))
+    call_id, length = HEADER.unpack(head)
+    return call_id, read_exactly(descriptor, length), descriptors
+
+
 def read_exactly(descriptor: int, size: int) -> bytes:
     """``size`` bytes. Raises ChannelClosed."""
     parts: list[bytes] = []
@@ -76,4 +90,14 @@ class Reader:
         return bodies
 
 
-__all__ = ["HEADER", "SLACK", "BadFrame", "ChannelClosed", "Reader", "read", "read_exactly", "write"]
+__all__ = [
+    "HEADER",
+    "SLACK",
+    "BadFrame",
+    "ChannelClosed",
+    "Reader",
+    "read",
+    "read_exactly",
+    "read_with_descriptors",
+    "write",
+]

@@ -14,9 +14,11 @@ import msgpack
 from trace_core.errors import RunnerError
 from trace_core.integrations.sandbox import codec, frames, launch
 from trace_core.integrations.sandbox.launch import Transcript
+from trace_core.integrations.sandbox.tools import ToolServer
 
 if TYPE_CHECKING:
     from trace_core.integrations.sandbox.launch import Settings
+    from trace_core.integrations.sandbox.request import Request
 
 START_SECONDS = 60.0  # for the interpreter to start
 
@@ -27,7 +29,7 @@ class Fresh:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def converse(self, request: bytes, examples: int) -> Transcript:
+    def converse(self, body: bytes, examples: int, request: Request) -> Transcript:
         """Run one request and wait for the end of its process. Raises RunnerError if none can be started."""
         base = tempfile.mkdtemp(prefix="trace_core-")
         home, printed = os.path.join(base, "home"), os.path.join(base, "output")
@@ -36,7 +38,7 @@ class Fresh:
             with open(printed, "w+b") as output:
                 process = self._start(home, printed)
                 try:
-                    transcript = _Conversation(process, self._settings, examples).run(request, home)
+                    transcript = _Conversation(process, self._settings, examples, request).run(body, home)
                 finally:
                     _kill(process)
                     process.wait()
@@ -64,7 +66,8 @@ class Fresh:
 
 
 class _Conversation:
-    def __init__(self, process: subprocess.Popen[bytes], settings: Settings, examples: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], settings: Settings, examples: int, request: Request) -> None:
+        self._tools = ToolServer(request.tools)
         self._process, self._settings, self._examples = process, settings, examples
         self._id = int.from_bytes(os.urandom(8), "big")
         self._timer: threading.Timer | None = None
@@ -111,6 +114,12 @@ class _Conversation:
                 call_id, body = frames.read(stdout.fileno(), limit)
                 if call_id != self._id:
                     raise frames.BadFrame("a message that does not belong to this call")
+                if self.transcript.asks(body):
+                    self._stop_timer()
+                    answer = self._tools.answer(body)
+                    self._send([frames.HEADER.pack(self._id, len(answer)), answer])
+                    self._allow(self._settings.timeout)
+                    continue
                 self.transcript.take(body, self._examples)
                 self._allow(self._settings.timeout)
         except frames.ChannelClosed:

@@ -22,8 +22,20 @@ MAX_TAIL = 2_000  # bytes of an example's printed output that are kept
 
 
 @dataclass(frozen=True)
+class Jail:
+    """What a candidate may open: to read, with all that lies below; to write; and to read about itself in /proc."""
+
+    read: tuple[str, ...]
+    write: tuple[str, ...] = ("/dev/null",)
+    of_itself: tuple[str, ...] = ("/proc/self/maps",)  # where libraries are loaded: thread pools are found by it
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Limits of one runner. ``timeout`` and ``cpu`` in seconds per call, memory in MiB, sizes in bytes."""
+    """Limits of one runner. ``timeout`` and ``cpu`` in seconds per call, memory in MiB, sizes in bytes.
+
+    ``disk_bytes`` is what a candidate's files may hold in all. ``imports`` are the modules it may import, None for any.
+    """
 
     timeout: float
     cpu: float
@@ -31,11 +43,18 @@ class Settings:
     output_bytes: int
     result_bytes: int
     files: int = 256
+    disk_bytes: int = 256 * 1024 * 1024
+    imports: frozenset[str] | None = None
+    jail: Jail | None = None
 
     def config(self, base: str) -> dict[str, Any]:
         """What a worker is told at its start."""
         limits = {"memory_mb": self.memory_mb, "output_bytes": self.output_bytes, "files": self.files}
-        return {"base": base, "path": import_path(), "limits": limits}
+        jail = None
+        if self.jail is not None:
+            jail = {name: list(getattr(self.jail, name)) for name in ("read", "write", "of_itself")}
+        imports = None if self.imports is None else sorted(self.imports)
+        return {"base": base, "path": import_path(), "limits": limits, "jail": jail, "imports": imports}
 
 
 @dataclass
@@ -48,7 +67,7 @@ class Transcript:
         setup_error: the head of the message that the code could not be loaded, or None.
         ready: whether the code was loaded; not said where there is one example.
         status: exit status as in ``Popen.returncode``: negative for a signal; None if it was never learnt.
-        killed: why this side ended it: ``wall``, ``protocol``, or empty.
+        killed: why this side ended it: ``wall``, ``disk``, ``protocol``, or empty.
         trouble: what was wrong with what came, for ``protocol``.
         cpu: CPU seconds used.
         printed: the end of what was printed during each answered example, and after the last one.
@@ -70,6 +89,14 @@ class Transcript:
     lost: bool = False
     forked: bool = False
 
+    @staticmethod
+    def asks(body: bytes) -> bool:
+        """Whether the message is a question that waits for an answer. Raises CodecError."""
+        from trace_core.integrations.sandbox import codec
+
+        head = codec.decode(body[4 : 4 + int.from_bytes(body[:4], "big")])
+        return isinstance(head, dict) and "tool" in head
+
     def take(self, body: bytes, examples: int) -> None:
         """Record one message. Raises ValueError if it is not one that a candidate's process sends at this point."""
         from trace_core.integrations.sandbox import codec
@@ -80,7 +107,7 @@ class Transcript:
             raise codec.CodecError("a message without a head")
         if "started" in head and not self.started:
             self.started = True
-        elif "setup" in head and not self.ready:
+        elif "setup" in head and not self.ready and not self.answers:
             self.setup_error = head
         elif "ready" in head and not self.ready:
             self.ready = True

@@ -12,17 +12,15 @@ import enum
 import functools
 import sys
 from collections import deque
-from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from trace_core.integrations.sandbox import codec
-from trace_core.integrations.sandbox.build import ABSENT, IMPORTED, REFERENCE
+from trace_core.integrations.sandbox.build import ABSENT, IMPORTED, REFERENCE, TOOL
 from trace_core.integrations.sandbox.errors import CannotCross
-from trace_core.integrations.sandbox.launch import import_path
-from trace_core.integrations.sandbox.source import definition_of, needs_of, takes_self
+from trace_core.integrations.sandbox.source import definition_of, takes_self
 from trace_core.integrations.sandbox.things import (
     MISSING,
     compiler_flags,
@@ -42,62 +40,12 @@ from trace_core.integrations.sandbox.things import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from trace_core.integrations.sandbox.launch import Settings
+    from trace_core.integrations.sandbox.blobs import Store
     from trace_core.integrations.sandbox.runner import Code
     from trace_core.integrations.sandbox.source import Definition
     from trace_core.integrations.sandbox.things import Scope
-
-# Loaded once in the worker when a source mentions them, so that not every call imports them anew. Only modules whose
-# import does nothing but define things: which ones are named here is up to code that an LLM wrote.
-_HARMLESS = """
-    abc array asyncio base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal difflib
-    enum fractions functools hashlib heapq html inspect io itertools json logging math numbers operator pprint queue
-    random re secrets statistics string struct textwrap threading time traceback types typing unicodedata urllib.parse
-    uuid warnings zlib
-"""
-_SAFE_TO_PRELOAD = frozenset(_HARMLESS.split())
-
-
-@dataclass(frozen=True)
-class Request:
-    """One candidate with its examples, encoded."""
-
-    head: dict[str, Any]
-    calls: list[bytes]
-    preload: tuple[str, ...]
-
-    def body(self, start: int, settings: Settings) -> bytes:
-        """The message for the examples from ``start`` on."""
-        limits = {"cpu": settings.cpu, "max_result": settings.result_bytes}
-        # the path with every call: a worker lives long, and the program may have changed it since
-        return codec.pack({**self.head, **limits, "path": import_path(), "calls": self.calls[start:]})
-
-
-def pack_request(
-    code: Code, calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]], context: Mapping[str, Any]
-) -> Request:
-    """Encode a candidate and its examples. Raises CannotCross for an argument that is not data."""
-    needs = needs_of(code.source)
-    packer = Packer(needs.attributes)
-    packed = [packer.arguments(code, args, kwargs) for args, kwargs in calls]
-    # a name that the source binds itself is its own; what surrounds the old function must not be in its way
-    names = {name: packer.name(name, value) for name, value in context.items() if name not in needs.defines}
-    packer.finish()
-    head = {
-        "source": code.source,
-        "name": code.name,
-        "filename": code.filename,
-        "is_async": bool(code.is_async),
-        "context": names,
-        "table": packer.table,
-    }
-    mentioned = needs.imports | packer.mentioned
-    preload = {name for name in mentioned if name in _SAFE_TO_PRELOAD or (name in sys.modules and is_library(name))}
-    preload |= packer.modules | ({"asyncio"} if code.is_async else set())
-    return Request(head, packed, tuple(sorted(preload)))
-
 
 _ACCESSORS = (
     (staticmethod, "static", "__func__"),
@@ -110,12 +58,21 @@ _ACCESSORS = (
 class Packer:
     """Encodes values of one request; what they refer to is collected in ``table``."""
 
-    def __init__(self, attributes: frozenset[str]) -> None:
+    def __init__(
+        self,
+        attributes: frozenset[str],
+        store: Store | None = None,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
         self.table: list[dict[str, Any]] = []
         self.modules: set[str] = set()  # libraries that crossing things need
         self.mentioned: set[str] = set()  # modules that their sources import
+        self.imported: set[str] = set()  # modules that crossing things are, or are found in
+        self._store = store
         self._attributes = set(attributes)  # named anywhere in the sources so far
-        self._known: dict[int, Any] = {}
+        self._known: dict[int, Any] = {
+            id(tool): msgpack.ExtType(TOOL, codec.pack(name)) for name, tool in (tools or {}).items()
+        }
         self._alive: list[Any] = []  # ids are only good while their objects live
         self._spaces: dict[Any, int] = {}
         self._bags: list[_OpenBag] = []
@@ -138,7 +95,12 @@ class Packer:
                     f"proposed code. What can: {codec.ALLOWED}; dataclass and pydantic instances; functions, classes, "
                     "modules. Pass plain data, or run the code here with isolation='inline'"
                 ) from error
-        return codec.pack((tuple(given), dict(kwargs)), self._extra)
+        return codec.pack((tuple(given), dict(kwargs)), self._extra, self._store)
+
+    def needs_own_modules(self, mentioned: frozenset[str]) -> bool:
+        """Whether some source imports, or some value lies in, a module that is not installed."""
+        named = {*mentioned, *self.mentioned, *self.imported}
+        return any(name in sys.modules and not is_library(name) for name in named)
 
     def _is_owner(self, code: Code, value: Any) -> bool:
         """Whether the first argument is the object whose method is called, whatever the method calls it."""
@@ -163,17 +125,21 @@ class Packer:
             value = without_nodes(value)
             if type(value) in (list, dict, set, deque) and len(value):
                 return codec.pack(self._shared(value))
-            return codec.encode(value, self._extra)
+            return self._encode(value)
         except codec.NotPlain as error:
             where = f" (at {error.path.strip()})" if error.path else ""
             return codec.pack(msgpack.ExtType(ABSENT, codec.pack(_reason(title, error.what + where))))
         finally:
             self._lenient = before
 
+    def _encode(self, value: Any) -> bytes:
+        codec.check(value, self._extra)
+        return codec.pack(value, self._extra, self._store)
+
     def _shared(self, value: Any) -> Any:
         """A mutable value that several names may stand for: sent once."""
         if id(value) not in self._known:
-            payload = codec.encode(value, self._extra)
+            payload = self._encode(value)
             self._enter(value, {"kind": "data", "value": payload})
         return self._known[id(value)]
 
@@ -198,7 +164,7 @@ class Packer:
             member = {"kind": "member", "class": codec.encode(kind, self._extra), "name": value.name}
             return self._enter(value, member)
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
-            fields = codec.encode(tuple(value), self._extra)
+            fields = self._encode(tuple(value))
             record = {"kind": "record", "name": kind.__name__, "fields": list(kind._fields), "value": fields}
             return self._enter(value, record)
         if is_record(kind) or (self._lenient and is_instance(value) and not is_library(kind.__module__)):
@@ -215,6 +181,7 @@ class Packer:
         if module == "__main__" or module not in sys.modules:
             return None
         # the user's own modules are not kept in the worker: they may be edited while it lives
+        self.imported.add(module)
         self.modules |= {module} if is_library(module) else libraries_in(sys.modules[module])
         self._alive.append(value)
         made = msgpack.ExtType(IMPORTED, codec.pack((module, path)))
@@ -316,7 +283,7 @@ class Packer:
         value, before = bag.waiting[name], self._lenient
         self._lenient = False
         try:
-            bag.entry["fields"][name] = codec.encode(value, self._extra)
+            bag.entry["fields"][name] = self._encode(value)
         except codec.NotPlain as error:
             bag.entry["absent"][name] = _reason(f"attribute {name!r} of {bag.entry['name']}", error.what)
         finally:
@@ -362,4 +329,4 @@ def _reason(title: str, what: str) -> str:
     return f"{title} is {what}; it stays in the main process and is not available to this code"
 
 
-__all__ = ["Packer", "Request", "pack_request"]
+__all__ = ["Packer"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from trace_core.integrations.sandbox.errors import Memory
+from trace_core.errors import CandidateError
+from trace_core.integrations.sandbox.errors import Memory, PolicyViolation
 
 if TYPE_CHECKING:
     from trace_core.integrations.sandbox.launch import Settings
@@ -20,17 +24,14 @@ def look():
     seen["stdin"] = os.path.samestat(os.fstat(0), os.stat(os.devnull)) if os.name == "posix" else None
     if hasattr(os, "getsid"):
         seen["session"] = os.getsid(0) == os.getpid() == os.getpgrp()
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        if os.path.isdir(folder):
-            inherited = []
-            for name in os.listdir(folder):
-                try:
-                    if int(name) > 3 and os.fstat(int(name)):
-                        inherited.append(int(name))
-                except OSError:
-                    pass
-            seen["descriptors"] = inherited
-            break
+    inherited = []
+    for number in range(4, 300):
+        try:
+            os.fstat(number)
+        except OSError:
+            continue
+        inherited.append(number)
+    seen["descriptors"] = inherited
     try:
         import resource
     except ImportError:
@@ -41,7 +42,64 @@ def look():
     return seen
 """
 _GRAB = "def grab(size):\n    return len(bytearray(size))\n"
-_ABSENT = ("filesystem", "network", "system calls", "starting programs", "number of processes", "shared memory size")
+_ATTEMPTS = """
+def attempt(canary, outside, port, parent):
+    import mmap, os, signal, socket
+    def fails(action):
+        try:
+            action()
+        except OSError:
+            return True
+        return False
+    def read(path):
+        return lambda: open(path, "rb").read()
+    def reach(kind, how):
+        def go():
+            with socket.socket(kind, how) as made:
+                made.settimeout(2)
+                made.connect(("127.0.0.1", port))
+        return go
+    def fork():
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+    seen = {}
+    seen["filesystem"] = (
+        fails(read(canary)) and fails(read(f"/proc/{parent}/environ")) and fails(lambda: open(outside, "ab").close())
+        and fails(lambda: os.listdir("/"))
+    )
+    families = [(socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM)]
+    seen["network"] = all(fails(reach(*family)) for family in families) and (
+        not hasattr(socket, "AF_UNIX") or fails(lambda: socket.socket(socket.AF_UNIX).close())
+    )
+    seen["number of processes"] = not hasattr(os, "fork") or fails(fork)
+    seen["shared memory size"] = os.name == "posix" and fails(lambda: mmap.mmap(-1, 1 << 16).close())
+    return seen
+"""
+# each of these ends the process where it is not allowed
+_SIGNAL = "def signal(pid):\n    import os\n    os.kill(pid, 0)\n"
+_PROGRAM = "def start(path):\n    import os\n    os.execv(path, [path])\n"
+_TRACE = (
+    "def trace():\n    import ctypes\n    libc = ctypes.CDLL(None)\n"
+    "    return libc.syscall(101 if hasattr(libc, 'arch_prctl') else 117, 0, 0, 0, 0)\n"
+)
+_TRUE = "/bin/true"
+_KERNEL = ("filesystem", "network", "starting programs", "number of processes", "signals to others", "system calls")
+
+
+NEEDED = (
+    "clean environment",
+    "no inherited descriptors",
+    "memory limit",
+    "filesystem",
+    "network",
+    "starting programs",
+    "number of processes",
+    "signals to others",
+    "system calls",
+    "shared memory size",
+)
+"""Layers that the self-test must have seen at work for a runner to call itself a jail."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +111,10 @@ class _Probe:
 
 
 def probe(runner: ProcessRunner, settings: Settings, fork: bool) -> dict[str, Any]:
-    """The description of a runner, from two calls on it. Raises RunnerError, CandidateError if even that fails."""
-    seen: dict[str, Any] = runner.call(_Probe(_SOURCE, "look"), (), {}, context={})
+    """The description of a runner, from calls on it. Raises RunnerError, CandidateError if even those fail."""
+    call = _Caller(runner, replace(settings, imports=None))
+    seen: dict[str, Any] = call(_SOURCE, "look")
+    tried = {**dict.fromkeys((*_KERNEL, "shared memory size"), False), **_attempts(call)}
     limits, unlimited = seen.get("limits", {}), seen.get("unlimited")
     limited = {name for name, value in limits.items() if value != unlimited}
     layers = {
@@ -65,20 +125,21 @@ def probe(runner: ProcessRunner, settings: Settings, fork: bool) -> dict[str, An
         "no standard input": bool(seen["stdin"]),
         "no inherited descriptors": seen.get("descriptors") == [],
         "empty working directory": seen["home"] and seen["directory"] == [],
-        "memory limit": _refuses_memory(runner, settings),
+        "memory limit": _refuses_memory(call, settings),
         "CPU limit": "RLIMIT_CPU" in limited,
         "file size limit": "RLIMIT_FSIZE" in limited,
         "open file limit": "RLIMIT_NOFILE" in limited,
         "no core files": limits.get("RLIMIT_CORE") == 0,
         "orphans are ended": fork and sys.platform == "linux",
         "data-only results": True,
+        **tried,
     }
     return {
-        "tier": "process",
-        "security_boundary": False,
+        "tier": "jail" if all(layers[name] for name in NEEDED) else "process",
+        "security_boundary": all(layers[name] for name in NEEDED),
         "fork_per_call": fork,
         "layers": tuple(name for name, present in layers.items() if present),
-        "absent": (*(name for name, present in layers.items() if not present), *_ABSENT),
+        "absent": tuple(name for name, present in layers.items() if not present),
         "environment": tuple(seen["environment"]),
         "timeout_seconds": settings.timeout,
         "cpu_seconds": settings.cpu,
@@ -88,13 +149,49 @@ def probe(runner: ProcessRunner, settings: Settings, fork: bool) -> dict[str, An
     }
 
 
-def _refuses_memory(runner: ProcessRunner, settings: Settings) -> bool:
+class _Caller:
+    """Runs probes, which may import whatever there is."""
+
+    def __init__(self, runner: ProcessRunner, settings: Settings) -> None:
+        self._runner, self._settings = runner, settings
+
+    def __call__(self, source: str, name: str, *args: Any) -> Any:
+        return self._runner._run(_Probe(source, name), [(args, {})], {}, self._settings)[0].unwrap()
+
+
+def _attempts(call: _Caller) -> dict[str, bool]:
+    """What a jail must refuse, tried on things of this process's own."""
+    with tempfile.TemporaryDirectory(prefix="trace_core-probe-") as folder, socket.socket() as listener:
+        canary, outside = os.path.join(folder, "canary"), os.path.join(folder, "outside")
+        for path in (canary, outside):
+            with open(path, "w") as file:
+                file.write("canary")
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        seen: dict[str, bool] = call(_ATTEMPTS, "attempt", canary, outside, listener.getsockname()[1], os.getpid())
+    seen["signals to others"] = _ended_by_policy(call, _SIGNAL, "signal", os.getpid())
+    seen["starting programs"] = seen["number of processes"] and _ended_by_policy(call, _PROGRAM, "start", _TRUE)
+    seen["system calls"] = _ended_by_policy(call, _TRACE, "trace")
+    return seen
+
+
+def _ended_by_policy(call: _Caller, source: str, name: str, *args: Any) -> bool:
+    try:
+        call(source, name, *args)
+    except PolicyViolation:
+        return True
+    except CandidateError:
+        return False
+    return False
+
+
+def _refuses_memory(call: _Caller, settings: Settings) -> bool:
     size = (settings.memory_mb + 16) * 1024 * 1024
     try:
-        runner.call(_Probe(_GRAB, "grab"), (size,), {}, context={})
+        call(_GRAB, "grab", size)
     except Memory:
         return True
     return False
 
 
-__all__ = ["probe"]
+__all__ = ["NEEDED", "probe"]

@@ -7,10 +7,11 @@ the allow-list of ``codec``, and nothing else is believed.
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trace_core.errors import CandidateError, RunnerError
+from trace_core.errors import CandidateError
 from trace_core.integrations.sandbox import codec
 from trace_core.integrations.sandbox.errors import (
     CandidateException,
@@ -18,7 +19,9 @@ from trace_core.integrations.sandbox.errors import (
     Crash,
     Memory,
     OutputLimit,
+    PolicyViolation,
     ResultRejected,
+    SandboxSetupError,
     Timeout,
 )
 
@@ -56,19 +59,23 @@ class Reporter:
     def outcomes(self, seen: Transcript, examples: int) -> list[Outcome]:
         """What is known now, in the order of the examples: all of them, or up to the one that ended the process.
 
-        Raises RunnerError if the process never came as far as its request.
+        Raises SandboxSetupError if the process never came as far as its request.
         """
         if not (seen.started or seen.killed or seen.lost):
             said = f"; it said:\n{seen.printed[-1]}" if seen.printed and seen.printed[-1] else ""
-            raise RunnerError(f"the process for a call ended (status {seen.status}) before it took the call{said}")
+            raise SandboxSetupError(
+                f"the process for a call ended (status {seen.status}) before it took the call{said}"
+            )
         printed = [*seen.printed, *[""] * (len(seen.answers) + 1 - len(seen.printed))]
         made = [self._answer(*answer, text) for answer, text in zip(seen.answers, printed, strict=False)]
         if seen.setup_error is not None:
             error = seen.setup_error.get("error")
-            return [Outcome(error=self._failure(error, printed[-1])) for _ in range(examples)]
+            return [Outcome(error=self.failure(error, printed[-1])) for _ in range(examples)]
         if len(made) == examples:
             if made and seen.printed_size >= self._settings.output_bytes:
                 made[-1] = Outcome(error=self._too_much_output(printed[-2]))
+            return made
+        if seen.answers and seen.answers[-1][0].get("last"):  # this example has ended the process
             return made
         missing = examples if not seen.ready else len(made) + 1  # the code could not even be loaded: true of all
         return [*made, *(Outcome(error=self._death(seen)) for _ in range(missing - len(made)))]
@@ -81,7 +88,7 @@ class Reporter:
         seconds = head.get("seconds")
         seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
         if "error" in head:
-            return Outcome(error=self._failure(head["error"], printed), seconds=seconds)
+            return Outcome(error=self.failure(head["error"], printed), seconds=seconds)
         if len(value) > self._settings.result_bytes:
             what = f"it takes {len(value)} bytes; at most {self._settings.result_bytes}"
             return Outcome(error=self._rejected("size", what, printed), seconds=seconds)
@@ -90,7 +97,8 @@ class Reporter:
         except codec.CodecError as error:
             return Outcome(error=self._rejected("protocol", str(error), printed), seconds=seconds)
 
-    def _failure(self, said: Any, printed: str) -> CandidateError:
+    def failure(self, said: Any, printed: str = "") -> CandidateError:
+        """The error for what a candidate's process said went wrong."""
         said = said if isinstance(said, dict) else {}
         kind, message = said.get("kind"), _string(said.get("message"))
         frames = [_string(f) for f in said["frames"]] if isinstance(said.get("frames"), list) else []
@@ -99,6 +107,8 @@ class Reporter:
             return Memory(self._text(what, frames, printed))
         if kind == "output":
             return self._too_much_output(printed, frames)
+        if kind == "policy":
+            return self._violation(message, frames, printed)
         if kind == "result":
             return self._rejected("size" if said.get("reason") == "size" else "type", message, printed)
         if kind == "exit":
@@ -117,6 +127,8 @@ class Reporter:
     def _death(self, seen: Transcript) -> CandidateError:
         printed = seen.printed[-1] if seen.printed else ""
         settings, status = self._settings, seen.status
+        if seen.killed == "disk":
+            return self._too_much_output(printed)
         if seen.killed == "wall":
             what = f"took more than {settings.timeout:g} s and was stopped"
             return Timeout(self._text(what, [], printed), limit="wall", seconds=settings.timeout)
@@ -126,6 +138,8 @@ class Reporter:
             what = f"ended its process (exit code {status}) without a result; return a value instead"
             return Crash(self._text(what, [], printed), exit_code=status)
         name = _signal_name(-status)
+        if name == "SIGSYS":
+            return self._violation("use a system call that is not allowed", [], printed)
         if name == "SIGXCPU" or (name == "SIGKILL" and seen.cpu >= settings.cpu):
             what = f"used more than {settings.cpu:g} s of CPU time and was stopped"
             return Timeout(self._text(what, [], printed), limit="cpu", seconds=settings.cpu)
@@ -135,6 +149,20 @@ class Reporter:
         if name == "SIGKILL":
             what += " (by the code itself, or by the system for want of memory)"
         return Crash(self._text(what, [], printed), signal=name)
+
+    def _violation(self, what: str, frames: list[str], printed: str) -> CandidateError:
+        if what.startswith("import "):
+            others = sorted((self._settings.imports or frozenset()) - sys.stdlib_module_names)
+            text = (
+                f"the code may not {what}. It may import modules of the standard library that compute (math, re, json, "
+                f"collections, ...), {_cut(', '.join(others), MAX_FIELD)}, and what the program itself uses."
+            )
+        else:
+            text = (
+                f"the code tried what it may not do: {what}. It may compute, and use files in its working directory; "
+                "it may not open other files, use the network, start programs or processes, or signal others."
+            )
+        return PolicyViolation(self._text(text, frames, printed), what=what)
 
     def _too_much_output(self, printed: str, frames: list[str] | None = None) -> CandidateError:
         what = f"printed, or wrote to a file, more than {self._settings.output_bytes} bytes"

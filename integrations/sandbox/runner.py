@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trace_core.errors import CandidateError, RunnerError
-from trace_core.integrations.sandbox import codec, pack
+from trace_core.integrations.sandbox import codec
 from trace_core.integrations.sandbox.launch import Settings, Transcript
 from trace_core.integrations.sandbox.report import Outcome, Reporter
+from trace_core.integrations.sandbox.request import Request, pack_request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
+    from typing import Self
 
+    from trace_core.integrations.sandbox.launch import Jail
     from trace_core.integrations.sandbox.zygote import Zygote
 
 MEBIBYTE = 1024 * 1024
@@ -67,6 +71,9 @@ class ProcessRunner:
         max_result_bytes: bytes of one encoded result.
         cpu_seconds: CPU time per call over all threads, rounded up; by default ``timeout``.
         fork: False starts a new interpreter for every call, as is always done where there is no fork.
+        max_disk_bytes: bytes that its files may hold in all.
+        imports: top-level modules it may import, besides those this program has imported; None for any.
+        tools: functions of this process that it may call by name. They run here, unprotected, on what it gives them.
     """
 
     def __init__(
@@ -78,26 +85,49 @@ class ProcessRunner:
         max_result_bytes: int = 32 * MEBIBYTE,
         cpu_seconds: float | None = None,
         fork: bool | None = None,
+        max_disk_bytes: int = 256 * MEBIBYTE,
+        imports: Iterable[str] | None = None,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         given = {
             "timeout": timeout,
             "memory_mb": memory_mb,
             "max_output_bytes": max_output_bytes,
             "max_result_bytes": max_result_bytes,
+            "max_disk_bytes": max_disk_bytes,
             "cpu_seconds": timeout if cpu_seconds is None else cpu_seconds,
         }
         for name, number in given.items():
             if not 0 < number < float("inf"):
                 raise ValueError(f"{name} must be a positive finite number, got {number!r}")
-        self._settings = Settings(timeout, given["cpu_seconds"], memory_mb, max_output_bytes, max_result_bytes)
+        self._settings = Settings(
+            timeout,
+            given["cpu_seconds"],
+            memory_mb,
+            max_output_bytes,
+            max_result_bytes,
+            disk_bytes=max_disk_bytes,
+            imports=None if imports is None else frozenset(imports),
+            jail=self._jail(),
+        )
+        self._tools = dict(tools or {})
         self._fork = _can_fork() if fork is None else fork
         if self._fork and not _can_fork():
             raise RunnerError("this system cannot fork; leave fork=None")
         self._lock = threading.Lock()
-        self._worker: Zygote | None = None
+        self._workers: dict[bool, Zygote] = {}  # with torch, without: a fork of so much memory takes long
         self._closed = False
         self._layers: dict[str, Any] | None = None
         _runners.add(self)
+
+    @property
+    def tier(self) -> str:
+        """``process``."""
+        return "process"
+
+    def _jail(self) -> Jail | None:
+        """What of the kernel's layers is put around candidates; the process tier has none of them."""
+        return None
 
     def call(self, code: Code, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, context: Mapping[str, Any]) -> Any:
         """Call the function and return its result.
@@ -115,13 +145,30 @@ class ProcessRunner:
         The source is executed once, so its module-level state is shared between the examples; arguments are not. An
         example that ends the process costs a new process for those after it. Raises CannotCross, RunnerError.
         """
-        request = pack.pack_request(code, calls, context)
+        self._before_call()
+        return self._run(code, calls, context, self._settings)
+
+    def _before_call(self) -> None:
+        """A chance to refuse."""
+
+    def _run(
+        self,
+        code: Code,
+        calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]],
+        context: Mapping[str, Any],
+        settings: Settings,
+    ) -> list[Outcome]:
+        tools = {**self._tools, **(getattr(code, "tools", None) or {})}
+        request = pack_request(code, calls, context, settings, tools, self._fork)
         reporter = Reporter(code.name, self._settings)
         outcomes: list[Outcome] = []
-        while len(outcomes) < len(calls):
-            left = len(calls) - len(outcomes)
-            body = request.body(len(outcomes), self._settings)
-            outcomes += self._outcomes(body, left, request.preload, reporter)
+        try:
+            while len(outcomes) < len(calls):
+                left = len(calls) - len(outcomes)
+                body = request.body(len(outcomes), settings)
+                outcomes += self._outcomes(body, left, request, reporter)
+        finally:
+            request.store.close()
         return outcomes
 
     def describe(self) -> dict[str, Any]:
@@ -139,11 +186,12 @@ class ProcessRunner:
         """End the worker and all that runs on it. Calls that are under way, and later ones, raise RunnerError."""
         with self._lock:
             self._closed = True
-            worker, self._worker = self._worker, None
-        if worker is not None:
+            workers = list(self._workers.values())
+            self._workers.clear()
+        for worker in workers:
             worker.stop()
 
-    def __enter__(self) -> ProcessRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -152,18 +200,18 @@ class ProcessRunner:
         self.close()
 
     def __reduce__(self) -> Any:
-        raise TypeError("a ProcessRunner belongs to its process; make another one where it is needed")
+        raise TypeError(f"a {type(self).__name__} belongs to its process; make another one where it is needed")
 
-    def _outcomes(self, body: bytes, examples: int, preload: Sequence[str], reporter: Reporter) -> list[Outcome]:
+    def _outcomes(self, body: bytes, examples: int, request: Request, reporter: Reporter) -> list[Outcome]:
         """The outcomes of at least one example."""
         if not self._fork:
             from trace_core.integrations.sandbox.fresh import Fresh
 
             self._check_open()
-            return reporter.outcomes(Fresh(self._settings).converse(body, examples), examples)
+            return reporter.outcomes(Fresh(self._settings).converse(body, examples, request), examples)
         for _ in range(_ATTEMPTS):
-            worker = self._shared_worker()
-            seen = worker.converse(body, examples, preload)
+            worker = self._shared_worker("torch" in request.preload)
+            seen = worker.converse(body, examples, request)
             if not seen.lost:
                 return reporter.outcomes(seen, examples)
             self._check_open()
@@ -171,11 +219,11 @@ class ProcessRunner:
             if seen.answers:  # what was answered before the worker went counts
                 return reporter.outcomes(seen, len(seen.answers))
             if seen.forked:
-                return self._alone(body, examples, preload, reporter)
-            preload = ()  # perhaps an import hung or killed the worker
+                return self._alone(body, examples, request, reporter)
+            request = replace(request, preload=())  # perhaps an import hung or killed the worker
         raise RunnerError(f"the worker process ended {_ATTEMPTS} times before it took a call")
 
-    def _alone(self, body: bytes, examples: int, preload: Sequence[str], reporter: Reporter) -> list[Outcome]:
+    def _alone(self, body: bytes, examples: int, request: Request, reporter: Reporter) -> list[Outcome]:
         """Run a call again whose worker died under it, away from everybody else's.
 
         The worker may have died for any reason, another call's doing among them. If it dies once more with only this
@@ -185,7 +233,7 @@ class ProcessRunner:
 
         worker = Zygote(self._settings)
         try:
-            seen: Transcript = worker.converse(body, examples, preload)
+            seen: Transcript = worker.converse(body, examples, request)
         finally:
             worker.destroy()
         if seen.lost and not seen.answers:
@@ -193,34 +241,37 @@ class ProcessRunner:
             return [Outcome(error=reporter.supervisor_killed())]
         return reporter.outcomes(seen, len(seen.answers) if seen.lost else examples)
 
-    def _shared_worker(self) -> Zygote:
+    def _shared_worker(self, with_torch: bool) -> Zygote:
         from trace_core.integrations.sandbox.zygote import Zygote
 
         with self._lock:
             self._check_open()
-            if self._worker is not None and not self._worker.alive:
-                self._worker.stop()
-                self._worker = None
-            if self._worker is None:
-                self._worker = Zygote(self._settings)
-            return self._worker
+            worker = self._workers.get(with_torch)
+            if worker is not None and not worker.alive:
+                worker.stop()
+                worker = None
+            if worker is None:
+                worker = self._workers[with_torch] = Zygote(self._settings)
+            return worker
 
     def _discard(self, worker: Zygote) -> None:
         """Never use a worker again that was lost to a call, even if its process is not quite gone yet."""
         with self._lock:
-            if self._worker is worker:
-                self._worker = None
+            for key, shared in list(self._workers.items()):
+                if shared is worker:
+                    del self._workers[key]
         worker.destroy()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RunnerError("this ProcessRunner is closed")
+            raise RunnerError(f"this {type(self).__name__} is closed")
 
     def _after_fork(self) -> None:
         """In a forked copy of this process: the worker belongs to the original; start another when one is needed."""
         self._lock = threading.Lock()
-        worker, self._worker = self._worker, None
-        if worker is not None:
+        workers = list(self._workers.values())
+        self._workers = {}
+        for worker in workers:
             worker.abandon()
 
 

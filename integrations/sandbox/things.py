@@ -35,6 +35,22 @@ def is_library(module: str) -> bool:
     return "site-packages" in parts or "dist-packages" in parts
 
 
+def loaded_packages() -> set[str]:
+    """Top-level names of what this program has imported, this library's and the standard library's left out."""
+    names = {name.partition(".")[0] for name in list(sys.modules)}
+    return names - sys.stdlib_module_names - {"__main__"}
+
+
+def own_modules() -> dict[str, str]:
+    """The user's own modules that are loaded, with their files."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py") and name != "__main__" and not is_library(name):
+            found[name] = os.path.abspath(file)
+    return found
+
+
 def libraries_in(module: ModuleType) -> set[str]:
     """Installed modules that a module of the user's has among its names."""
     found = {v.__name__ for v in vars(module).values() if isinstance(v, ModuleType)}
@@ -195,6 +211,8 @@ __all__ = [
     "is_ours",
     "is_record",
     "libraries_in",
+    "loaded_packages",
+    "own_modules",
     "reach",
     "scope_of",
     "static_attribute",

@@ -34,10 +34,14 @@ def load(name: str) -> Any:
 def load_parts(packages: str) -> tuple[Any, Any, Any]:
     """(frames, confine, candidate); msgpack is taken from the folder ``packages``."""
     sys.path.insert(0, packages)
-    load("codec")
+    for name in ("arrays", "blobs", "codec"):
+        load(name)
     sys.path.remove(packages)
+    for name in ("filters", "landlock", "privileges", "seccomp"):
+        load(name)
     parts = load("frames"), load("confine")
-    load("build")
+    for name in ("build", "tool_calls"):
+        load(name)
     return (*parts, load("candidate"))
 
 
@@ -55,8 +59,9 @@ class Worker:
     def __init__(self, control: Any, parts: tuple[Any, Any, Any], config: dict[str, Any]) -> None:
         self._control = control
         self._frames, self._confine, self._candidate = parts
-        self._prepared = self._confine.Prepared(config["limits"])
+        self._prepared = self._confine.Prepared(config["limits"], config["jail"])
         self._prepared.prepare()
+        sys.modules["_sandbox_build"].guard_imports(config["imports"])
         self._base = config["base"]
         self._calls: dict[int, Call] = {}
         self._pid = os.getpid()
@@ -116,12 +121,15 @@ class Worker:
     def _fork(self, message: dict[str, Any], channel: int, status: int, output: int) -> None:
         for name in message["preload"]:
             self._preload(name)
+        rules = self._prepared.rules(message["directory"], message["readable"])
         place = self._confine.Place(
             directory=message["directory"],
             channel=channel,
             output=output,
             supervisor=self._pid,
             prepared=self._prepared,
+            rules=rules,
+            given=message["given"],
         )
         try:
             pid = os.fork()
@@ -133,13 +141,14 @@ class Worker:
                 self._be_child(place)
             self._calls[pid] = Call(message["id"], status)
             self._report(status, FORKED, pid)
+        self._prepared.release_rules(rules)
         os.close(channel)
         os.close(output)
 
     def _be_child(self, place: Any) -> None:
         try:
             self._confine.apply(place, self._confine.FORKED)
-            self._candidate.serve(self._confine.CHANNEL, self._confine.CHANNEL)
+            self._candidate.serve(self._confine.CHANNEL, self._confine.CHANNEL, self._prepared.filter)
         except BaseException:  # noqa: BLE001 - the end of this process; the file for its output tells the host why
             import traceback
 
@@ -278,11 +287,12 @@ def once(packages: str, output: str) -> None:
     config = msgpack.unpackb(body, unicode_errors="surrogatepass")
     sys.path[:] = config["path"]
     sys.argv[:] = [""]
-    prepared = confine.Prepared(config["limits"])
+    prepared = confine.Prepared(config["limits"], config["jail"])
     prepared.prepare()
+    sys.modules["_sandbox_build"].guard_imports(config["imports"])
     place = confine.Place(directory=config["base"], channel=incoming, output=1, supervisor=0, prepared=prepared)
     confine.apply(place, confine.FRESH)
-    candidate.serve(incoming, outgoing)
+    candidate.serve(incoming, outgoing, None)
 
 
 if __name__ == "__main__":

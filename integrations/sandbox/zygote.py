@@ -15,22 +15,25 @@ import tempfile
 import threading
 import time
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from trace_core.errors import RunnerError
-from trace_core.integrations.sandbox import codec, frames, launch
+from trace_core.integrations.sandbox import codec, disk, frames, launch
+from trace_core.integrations.sandbox.folders import Folders, output_file
 from trace_core.integrations.sandbox.launch import Transcript
+from trace_core.integrations.sandbox.tools import ToolServer
 from trace_core.integrations.sandbox.worker import ENDED, FAILED, FORKED, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trace_core.integrations.sandbox.launch import Settings
+    from trace_core.integrations.sandbox.request import Request
 
 START_SECONDS = 60.0  # for the interpreter to start, and for imports that the worker does for its children
+DISK_SECONDS = 0.1  # between looks at what a candidate has written
 GRACE_SECONDS = 5.0  # from the last answer, or from a kill, to the end of the process
 _QUIETLY = getattr(socket, "MSG_NOSIGNAL", 0)  # the host may have made SIGPIPE deadly
 
@@ -47,7 +50,7 @@ class Zygote:
         self._lock = threading.Lock()
         self.preloaded: set[str] = set()
         self.base = tempfile.mkdtemp(prefix="trace_core-")
-        self.folders = _Folders(self.base)
+        self.folders = Folders(self.base)
         self._control, theirs = socket.socketpair()
         try:
             self._process = self._start(theirs)
@@ -144,13 +147,13 @@ class Zygote:
             except OSError as error:
                 raise WorkerGone(str(error)) from error
 
-    def converse(self, request: bytes, examples: int, preload: Sequence[str]) -> Transcript:
+    def converse(self, body: bytes, examples: int, request: Request) -> Transcript:
         """Run one request in a fork of the worker and wait for its end. Does not raise for a worker that dies."""
-        conversation = _Conversation(self, self._settings, request, examples)
+        conversation = _Conversation(self, self._settings, body, examples, request)
         try:
-            conversation.run([name for name in preload if name not in self.preloaded])
+            conversation.run([name for name in request.preload if name not in self.preloaded])
             if conversation.transcript.forked:
-                self.preloaded.update(preload)
+                self.preloaded.update(request.preload)
             return conversation.transcript
         finally:
             conversation.close()
@@ -159,12 +162,15 @@ class Zygote:
 class _Conversation:
     """One request: what is sent, what has come, how long it may still take."""
 
-    def __init__(self, worker: Zygote, settings: Settings, request: bytes, examples: int) -> None:
+    def __init__(self, worker: Zygote, settings: Settings, body: bytes, examples: int, request: Request) -> None:
+        self._request = request
+        self._blob = request.store.descriptor
         self._worker, self._settings, self._examples = worker, settings, examples
         self._id = int.from_bytes(os.urandom(8), "big")
         self._directory = worker.folders.take()
-        self._rest = memoryview(frames.HEADER.pack(self._id, len(request)) + request)
+        self._rest = memoryview(frames.HEADER.pack(self._id, len(body)) + body)
         self._reader = frames.Reader(self._id, settings.result_bytes + frames.SLACK)
+        self._tools = ToolServer(request.tools)
         self._pid = 0
         self._deadline = 0.0
         self._over = False
@@ -175,12 +181,19 @@ class _Conversation:
         self._poller = select.poll()
         self._poller.register(self._status, select.POLLIN)
         self._wanted = 0  # events of the channel that the poller was told of
-        self._output = _output_file(worker.base)
+        self._output = output_file(worker.base)
         self.transcript = Transcript()
 
     def run(self, preload: list[str]) -> None:
         """Send the request and wait until the worker reports the end of the child."""
-        message = {"do": "call", "id": self._id, "directory": self._directory, "preload": preload}
+        message = {
+            "do": "call",
+            "id": self._id,
+            "directory": self._directory,
+            "preload": preload,
+            "readable": list(self._request.readable),
+            "given": self._request.store.size,
+        }
         try:
             self._worker.submit(message, [self._theirs.fileno(), self._status_theirs, self._output])
         except WorkerGone:
@@ -204,10 +217,16 @@ class _Conversation:
                 self._poller.register(channel, wanted)
             self._wanted = wanted
         left = self._deadline - time.monotonic()
-        ready = dict(self._poller.poll(left * 1000)) if left > 0 else {}
+        ready = dict(self._poller.poll(min(left, DISK_SECONDS) * 1000)) if left > 0 else {}
         if not ready:
             if self._deadline <= time.monotonic():
                 self._too_late()
+            elif (
+                not self.transcript.killed
+                and self._pid
+                and disk.over(self._directory, self._pid, self._settings.disk_bytes)
+            ):
+                self._kill("disk")
             return
         happened = ready.get(channel, 0)
         if happened & select.POLLOUT:
@@ -224,6 +243,9 @@ class _Conversation:
 
     def _write(self) -> None:
         try:
+            if self._blob >= 0:  # descriptors travel with the first bytes
+                socket.send_fds(self._channel, [self._rest[:1]], [self._blob], _QUIETLY)
+                self._blob, self._rest = -1, self._rest[1:]
             while self._rest:
                 self._rest = self._rest[self._channel.send(self._rest[: 1 << 20], _QUIETLY) :]
         except BlockingIOError:
@@ -244,6 +266,9 @@ class _Conversation:
             return False
         try:
             for body in self._reader.feed(data):
+                if self.transcript.asks(body):
+                    self._serve_tool(body)
+                    continue
                 self.transcript.take(body, self._examples)
                 finished = self.transcript.complete(self._examples)
                 self._allow(GRACE_SECONDS if finished else self._settings.timeout)
@@ -252,6 +277,13 @@ class _Conversation:
             self.transcript.trouble = str(error)
             self._kill("protocol")
         return self._reading
+
+    def _serve_tool(self, body: bytes) -> None:
+        """Answer the candidate's call of a tool; its clock stands still meanwhile."""
+        started = time.monotonic()
+        answer = self._tools.answer(body)
+        self._deadline += time.monotonic() - started
+        self._rest = memoryview(bytes(self._rest) + frames.HEADER.pack(self._id, len(answer)) + answer)
 
     def _read_status(self) -> None:
         report = os.read(self._status, STATUS.size)  # written at once, so it is whole
@@ -315,52 +347,6 @@ class _Conversation:
             self._worker.folders.give_back(self._directory)
         else:
             launch.remove_tree(self._directory)
-
-
-class _Folders:
-    """Empty working directories. Making and removing one costs more than all the rest of a call on some disks, so one
-    that was left as it was found is used again."""
-
-    def __init__(self, base: str) -> None:
-        self._base = base
-        self._free: deque[tuple[str, tuple[int, ...]]] = deque()
-        self._taken: dict[str, tuple[int, ...]] = {}
-
-    def take(self) -> str:
-        """An empty directory that nobody else uses."""
-        try:
-            path, seal = self._free.pop()
-        except IndexError:
-            path = tempfile.mkdtemp(prefix="call-", dir=self._base)
-            seal = _seal(path)
-        self._taken[path] = seal
-        return path
-
-    def give_back(self, path: str) -> None:
-        """Keep it if it is still the same, untouched directory; else remove it."""
-        seal = self._taken.pop(path)
-        if _seal(path) == seal:
-            self._free.append((path, seal))
-        else:
-            launch.remove_tree(path)
-
-
-def _seal(path: str) -> tuple[int, ...]:
-    """What would show that a directory was replaced or changed: anything made in it moves its times."""
-    try:
-        seen = os.lstat(path)
-        return seen.st_dev, seen.st_ino, seen.st_mode, seen.st_uid, seen.st_ctime_ns, len(os.listdir(path))
-    except OSError:
-        return ()
-
-
-def _output_file(base: str) -> int:
-    """An open file without a name for what is printed."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("output")
-    descriptor, path = tempfile.mkstemp(dir=base)
-    os.unlink(path)
-    return descriptor
 
 
 def _shut_down(process: subprocess.Popen[bytes], control: socket.socket, base: str, owner: int) -> None:

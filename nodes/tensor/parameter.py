@@ -8,7 +8,7 @@ from trace_core._lazy import require
 from trace_core._values import ByReference
 from trace_core.constraints import constraint_from
 from trace_core.errors import ParameterError
-from trace_core.node import Node, unwrap
+from trace_core.node import Blank, Node, unwrap
 from trace_core.nodes.tensor import einops_nodes as _einops_nodes  # noqa: F401 - makes nodes known to einops
 from trace_core.parameter import Parameter, Version
 
@@ -142,6 +142,13 @@ class TensorParameter(Parameter):
 
     def _read(self, frame: Frame | None) -> Node:
         if frame is None:
+            version = self._current
+            value, mark = version._value, version._snap
+            try:  # ``current`` written out: every operator on a parameter comes by here
+                if value._version == mark.version and value.data_ptr() == mark.place:
+                    return version
+            except RuntimeError:
+                pass
             return self.current()
         if frame.overlay is not None and self in frame.overlay:
             return super()._read(frame)
@@ -164,7 +171,7 @@ class TensorParameter(Parameter):
         """Count a version after the tensor was changed in place by others, as torch's optimizers do."""
         version = Version(self, self._current._value, self._current.index + 1)
         _mark(version, version._value)
-        object.__setattr__(self, "_current", version)
+        _set_current(self, version)
 
     def zero_feedback(self) -> None:
         """Forget traces and gradient."""
@@ -198,10 +205,14 @@ def _rebuild(data: Any, requires_grad: bool, name: str | None, description: str 
     return TensorParameter(data, requires_grad=requires_grad, name=name, description=description, constraint=rule)
 
 
+_set_snap = Blank.__dict__["_snap"].__set__
+_set_current = Parameter.__dict__["_current"].__set__
+
+
 def _mark(version: Version, tensor: Any) -> None:
     """Note count and place of the tensor's data, so that a later change is seen."""
     try:
-        version._snap = ByReference(tensor._version, tensor.data_ptr())
+        _set_snap(version, ByReference(tensor._version, tensor.data_ptr()))
     except RuntimeError:  # inference tensors have no count, others (sparse ones) no one place
         return
 

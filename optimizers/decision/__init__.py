@@ -9,17 +9,39 @@ if TYPE_CHECKING:
     from trace_core.optimizers.decision.neur2ro import Neur2RO
     from trace_core.optimizers.decision.problem import RobustProblem
     from trace_core.optimizers.decision.result import Certificate, RobustResult
+    from trace_core.optimizers.decision.setnet import NetworkFileError, SetNetwork, StrangeInstance
+    from trace_core.optimizers.decision.setsolver import SetSolver
+    from trace_core.optimizers.decision.settrain import SetData, train_set_network
 
 _HOME = {
     "Certificate": "result",
     "ExactSolver": "exact",
+    "NetworkFileError": "setnet",
     "Neur2RO": "neur2ro",
     "NoRobustDecision": "exact",
     "RobustProblem": "problem",
     "RobustResult": "result",
+    "SetData": "settrain",
+    "SetNetwork": "setnet",
+    "SetSolver": "setsolver",
+    "StrangeInstance": "setnet",
+    "train_set_network": "settrain",
 }
 
-__all__ = ["Certificate", "ExactSolver", "Neur2RO", "NoRobustDecision", "RobustProblem", "RobustResult"]
+__all__ = [
+    "Certificate",
+    "ExactSolver",
+    "NetworkFileError",
+    "Neur2RO",
+    "NoRobustDecision",
+    "RobustProblem",
+    "RobustResult",
+    "SetData",
+    "SetNetwork",
+    "SetSolver",
+    "StrangeInstance",
+    "train_set_network",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -65,7 +65,8 @@ class ExactSolver:
         self.stop: str | None = None
         self.history: list[Round] = []
         self._seen: dict[bytes, Attack] = {}
-        self._precision, self._finest = 5e-4, gap / 4 if gap > EXACT else _FINEST  # of the main problem
+        self._precision = 5e-3 if stage.uncertain_rows else 5e-4  # of the main problem, at first
+        self._finest = gap / 4 if gap > EXACT else _FINEST
         self._generator = np.random.default_rng(seed)
         self._wide, self._radius = False, 4  # whether the last round looked everywhere; how far the others look
         self._clock, self._spent, self._began = clock, 0.0, 0.0
@@ -98,7 +99,7 @@ class ExactSolver:
         return self.seconds - self.elapsed
 
     def _round(self) -> None:
-        if self._left() <= 0:
+        if self._left() <= (0 if self.x is None else min(0.5, 0.05 * self.seconds)):  # a solve may run over by so much
             if self.x is None:
                 raise SolverError(f"no decision was found within {self.seconds:g} seconds", "limit")
             self.stop = "time"
@@ -155,11 +156,14 @@ class ExactSolver:
             self.main.add(attack.xi)
         settled = first + attack.lower > self.best or attack.upper - attack.lower <= self._slack() / 4
         if self.problem.binary and (settled or math.isinf(attack.lower)):
-            self._check_reaction(x, attack.xi)  # what is cut off must be proven to be no better
+            check_reaction(self.main.stage, x, attack.xi)  # what is cut off must be proven to be no better
             self.main.exclude(x)
         elif again and known and solved and self._precision <= _FINEST:
             self.stop = "stalled"
-        self._precision = max(min(self._precision / 3, self._relative_gap() / 5), self._finest)
+        if self.main.stage.uncertain_rows:  # many rounds, dear ones: no finer than what is still open
+            self._precision = max(min(self._precision, self._relative_gap() / 5), self._finest)
+        else:
+            self._precision = max(min(self._precision / 3, self._relative_gap() / 5), self._finest)
 
     def _take(self, x: Array, total: float, attack: Attack) -> bool:
         """Make a decision the incumbent if its proven worst case is better."""
@@ -206,7 +210,7 @@ class ExactSolver:
         seen = self._seen.get(x.tobytes())
         if seen is not None and seen.upper - seen.lower <= self._slack():
             return seen
-        deadline = time.monotonic() + max(self._left(), 1.0)
+        deadline = time.monotonic() + max(self._left(), 1.0 if self.x is None else 0.1)
         enough = self.best - first
         if (
             math.isinf(enough)
@@ -252,15 +256,6 @@ class ExactSolver:
         best = sign * self.best if math.isfinite(self.best) else None
         self.history.append(Round(bound, best, what, self.elapsed))
 
-    def _check_reaction(self, x: Array, xi: Array) -> None:
-        """A user's own solver against the MILP solver where it matters. Raises ModelMismatch."""
-        if self.main.stage.reaction is None:
-            return
-        fixed = self.main.stage.fixed(x)
-        ours, theirs = fixed.solved(xi)[0], fixed.best(xi)[0]
-        if abs(ours - theirs) > EXACT * max(1.0, abs(ours)):
-            raise ModelMismatch("the reaction given to MilpStage", x, xi, ours, theirs)
-
     # ---- going on later
 
     def state(self) -> dict[str, Any]:
@@ -291,7 +286,7 @@ class ExactSolver:
         """The incumbent. Raises SolverError if there is none yet."""
         if self.x is None or self.xi is None:
             raise SolverError("no decision has been verified yet", "running")
-        self._check_reaction(self.x, self.xi)
+        check_reaction(self.main.stage, self.x, self.xi)
         sign, ends = self.problem.sign, (self.bound, self.best)
         gap = self._relative_gap()
         lower, upper = (sign * ends[0], sign * ends[1]) if sign > 0 else (-ends[1], -ends[0])
@@ -306,3 +301,13 @@ class ExactSolver:
             seconds=self.elapsed,
             history=list(self.history),
         )
+
+
+def check_reaction(stage: MilpStage, x: Array, xi: Array) -> None:
+    """A user's own solver against the MILP solver where it matters. Raises ModelMismatch."""
+    if stage.reaction is None:
+        return
+    fixed = stage.fixed(x)
+    ours, theirs = fixed.solved(xi)[0], fixed.best(xi)[0]
+    if abs(ours - theirs) > EXACT * max(1.0, abs(ours)):
+        raise ModelMismatch("the reaction given to MilpStage", x, xi, ours, theirs)

@@ -90,8 +90,7 @@ class Executions:
         try:
             with using(problem.split(x)):
                 given = function(*problem.decisions, scenario)
-                self.observe(given, scenario)
-            return self.cost(given, x, xi)
+            value = self.cost(given, x, xi)
         except Infeasible:
             self.failed += 1
             return math.inf
@@ -102,6 +101,8 @@ class Executions:
                 self.failed += 1
                 return math.inf
             raise BadOutcome(f"raised {type(error).__name__}: {error}", x, xi, error) from error
+        self.observe(given, scenario)
+        return value
 
     def cost(self, given: Any, x: Array, xi: Array) -> float:
         """A result of the second stage as a number to be minimised. Raises BadOutcome."""

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from trace_core.nodes.decision.milp import Columns, Model
     from trace_core.optimizers.decision.operations import Largest
 
-#: max(a, b) = b + max(0, a - b) as a network of two inputs.
-_LARGER = ReluNetwork([(np.array([[1.0, -1.0]]), np.zeros(1)), (np.ones((1, 1)), np.zeros(1))], skip=[[0.0, 1.0]])
+
+def _larger() -> ReluNetwork:
+    """max(a, b) = b + max(0, a - b) as a network of two inputs."""
+    return ReluNetwork([([[1.0, -1.0]], [0.0]), ([[1.0]], [0.0])], skip=[[0.0, 1.0]])
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Forms:
     def together(self, forms: Sequence[Form]) -> Form:
         """One after the other."""
         width = max(form.matrix.shape[1] for form in forms)
-        return Form(np.concatenate([_wide(f.matrix, width) for f in forms]), np.concatenate([f.constant for f in forms]))
+        return Form(
+            np.concatenate([_wide(f.matrix, width) for f in forms]), np.concatenate([f.constant for f in forms])
+        )
 
     def linear(self, matrix: Array, constant: Array, inputs: Sequence[Form]) -> Form:
         """A linear map of forms."""
@@ -104,7 +108,9 @@ class Forms:
         if len(places) != 1 or places[0] >= self._first or form.matrix[0, places[0]] != 1.0 or form.constant[0] != 0.0:
             return False
         k = places[0]
-        return bool(self.domain.low[k] >= 0.0 and self.domain.high[k] <= 1.0 and self.model.is_integer(self._columns[k]))
+        return bool(
+            self.domain.low[k] >= 0.0 and self.domain.high[k] <= 1.0 and self.model.is_integer(self._columns[k])
+        )
 
     def largest(self, what: Largest, inputs: Sequence[Form]) -> Form:
         """A maximum or minimum of linear maps of forms, entry by entry."""
@@ -120,7 +126,7 @@ class Forms:
                 difference = self.together([other, best])
                 if np.array_equal(difference.matrix[0], difference.matrix[1]) and other.constant == best.constant:
                     continue
-                best = self.network(_LARGER, difference)
+                best = self.network(_larger(), difference)
             found.append(best)
         joined = self.together(found)
         return Form(what.sign * joined.matrix, what.sign * joined.constant)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Plan = Generator[tuple[Array, Array], Record, None]
 
-_ATTACKS = (10, 24)  # executions at most on one decision, for the first time and again
+_ATTACKS = (10, 24)  # executions at most on one decision, for the first time and again; fewer of a small budget
 _PATIENCE, _AGAIN = 4, 8  # in a row that are no worse: a decision has stood the attack, for the first time or again
 _COURAGE = (0.0, 1.0, 2.0, 4.0)  # standard deviations added in turn: what is known, what is not
 _SCENARIOS = 6  # that the main problem looks at
@@ -78,6 +78,7 @@ class LearnedSolver:
         self._wanted: tuple[Array, Array] | None = None
         self._checked = False
         self._context = ""
+        self._limits = [min(most, max(least, executions // 40)) for most, least in zip(_ATTACKS, (4, 6), strict=True)]
         self._whole = {"hidden": hidden, "members": members, "seed": seed}
         self._shape = {"hidden": min(hidden, 12), "members": min(members, 2), "seed": seed}
 
@@ -155,7 +156,8 @@ class LearnedSolver:
     # ---- the plan
 
     def _planned(self) -> Plan:
-        yield from self._spread(int(0.2 * self.budget) - len(self.executions.current()))
+        first = max(int(0.2 * self.budget), min(24, int(0.35 * self.budget)))
+        yield from self._spread(first - len(self.executions.current()))
         self._warn_of_no_dependence()
         tried = idle = 0
         stood: bytes | None = None  # the incumbent that was attacked last
@@ -218,11 +220,11 @@ class LearnedSolver:
         bound = math.inf if again else self._best_total()
         local: LocalModel | None = None
         quiet = tried = 0
-        while quiet < (_AGAIN if again else _PATIENCE) and tried < _ATTACKS[again]:
-            if tried == 0 and not again:
+        while quiet < (_AGAIN if again else _PATIENCE) and tried < self._limits[again]:
+            if (tried == 0 and not again) or not (finite := self._finite()):
                 found = self._expected_worst(x)
             else:
-                local = local or LocalModel(self.problem, self.surrogate, x, self._finite())
+                local = local or LocalModel(self.problem, self.surrogate, x, finite)
                 own = [self._worst[key].xi] if key in self._worst else []
                 found = local.worst(
                     [self.problem.uncertainty.center, *self._scenarios[-_SCENARIOS:], *own],

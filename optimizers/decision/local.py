@@ -89,7 +89,9 @@ class LocalModel:
     def worst(
         self, starts: Sequence[Array], generator: np.random.Generator, courage: float, known: Callable[[Array], bool]
     ) -> tuple[Array, float] | None:
-        """From ``starts``, the last the most promising: (scenario, mean there) with the largest mean + ``courage`` standard deviations that a search finds.
+        """(scenario, mean there) with the largest mean + ``courage`` standard deviations that a search finds.
+
+        It begins at ``starts``, the last of them the most promising.
 
         Only such as are not ``known``; None if there is none.
         """

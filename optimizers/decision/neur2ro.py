@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from trace_core.optimizers.decision.learned import LearnedSolver
     from trace_core.optimizers.decision.problem import RobustProblem
     from trace_core.optimizers.decision.result import RobustResult
+    from trace_core.optimizers.decision.setnet import InstanceNetwork
+    from trace_core.optimizers.decision.setsolver import SetSolver
     from trace_core.trace import Trace
 
 
 class Neur2RO(Optimizer):
     """The decision whose worst case is best.
 
-    Two modes. Exact, where ``problem.recourse`` is given: column-and-constraint generation, whose bounds are proven.
+    Three modes. Exact, where ``problem.recourse`` is given: column-and-constraint generation, whose bounds are proven.
     Learned, where only ``problem.second_stage`` is: a network learns it from executions, proposes decisions and their
-    worst scenarios, and these are executed; nothing is proven, and the certificate says so.
+    worst scenarios, and these are executed; nothing is proven, and the certificate says so. Trained beforehand, where
+    ``network`` is given: it proposes decisions, their worst cases are exact where there is a recourse, else executed.
 
     ``solve`` does all of it and sets the decisions. In steps: ``xi = next_scenario()``, run the workflow with the
     decisions' present values and ``xi``, ``backward(cost)``, ``step()``.
@@ -33,6 +36,7 @@ class Neur2RO(Optimizer):
     Args:
         problem: what is decided, what may come, what reacting costs.
         seconds: wall time for all rounds.
+        network: ``SetNetwork.load(path).on(features)``: a network trained beforehand, on this instance's items.
         gap: exact mode: relative gap at which a proven decision is good enough.
         executions: learned mode: how often the second stage may be executed.
         seed: makes runs equal, except where a time limit ends a search.
@@ -40,14 +44,14 @@ class Neur2RO(Optimizer):
         records: learned mode: executions of earlier runs, as in ``records()``.
         on_error, replicates: learned mode: see ``Executions``.
 
-    Source: "Neur2RO: Neural Two-Stage Robust Optimization" (Dumouchelle et al., ICLR 2024), where the network is
-    trained once, beforehand.
+    Source: "Neur2RO: Neural Two-Stage Robust Optimization" (Dumouchelle et al., ICLR 2024), which is the third mode.
     """
 
     def __init__(
         self,
         problem: RobustProblem,
         *,
+        network: InstanceNetwork | None = None,
         seconds: float = 60.0,
         gap: float = EXACT,
         executions: int = 1000,
@@ -64,9 +68,18 @@ class Neur2RO(Optimizer):
         if not 0 <= gap < 1:
             raise InvalidProblem("gap", f"must be from 0 to below 1, got {gap!r}", value=gap)
         self.problem = problem
-        self._solver: ExactSolver | LearnedSolver
+        self._solver: ExactSolver | LearnedSolver | SetSolver
+        self._stepwise: LearnedSolver | None = None  # the one solver whose executions a user may make
         self._asked: tuple[Any, Any, Node] | None = None
-        if problem.recourse is not None:
+        if network is not None:
+            from trace_core.optimizers.decision.setsolver import SetSolver
+
+            options: dict[str, Any] = {"on_error": on_error, "replicates": replicates}
+            self._solver = SetSolver(
+                problem, network, seconds=seconds, executions=executions, gap=gap, seed=seed, **options
+            )
+            self._solver.executions.load(records)
+        elif problem.recourse is not None:
             self._solver = ExactSolver(problem, problem.recourse, gap=gap, seconds=seconds, seed=seed)
         else:
             from trace_core.optimizers.decision.learned import LearnedSolver
@@ -82,7 +95,7 @@ class Neur2RO(Optimizer):
                 replicates=replicates,
             )
             learned.learn(records)
-            self._solver = learned
+            self._solver = self._stepwise = learned
 
     @property
     def done(self) -> bool:
@@ -113,7 +126,7 @@ class Neur2RO(Optimizer):
     def next_scenario(self) -> Node:
         """Learned mode: the scenario to execute next, for the decisions' values, which are set to what it belongs to.
 
-        Raises DecisionError at the end (see ``done``), and in exact mode, which executes nothing.
+        Raises DecisionError at the end (see ``done``), and in the other modes.
         """
         wanted = self._learned().wanted()
         if wanted is None:
@@ -131,8 +144,8 @@ class Neur2RO(Optimizer):
         Raises OptimizerError if ``output`` is no node, DecisionError without a ``next_scenario`` before.
         """
         trace = super().backward(output, feedback)
-        if self.problem.recourse is None:
-            solver = self._learned()
+        solver = self._stepwise
+        if solver is not None:
             if self._asked is None:
                 raise DecisionError("backward needs a scenario: call next_scenario() and run the workflow on it")
             (x, xi, scenario), self._asked = self._asked, None
@@ -145,10 +158,10 @@ class Neur2RO(Optimizer):
         return trace
 
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
-        """Exact mode: one round, and the best decision so far. Learned mode: the next one to try, at last the best."""
-        if self.problem.recourse is not None and not self.done:
+        """Learned mode: the next decision to try, at last the best. Else one round, and the best decision so far."""
+        if self._stepwise is None and not self.done:
             self._solver.round()
-        wanted = None if self.problem.recourse is not None else self._learned().wanted()
+        wanted = None if self._stepwise is None else self._stepwise.wanted()
         x = self._solver.x if wanted is None else wanted[0]
         if x is None:
             return [Proposal({}, reason="no decision has been verified yet")]
@@ -156,13 +169,16 @@ class Neur2RO(Optimizer):
         return [Proposal(self.problem.split(x), reason=f"{last}; {self._solver.stop or 'goes on'}")]
 
     def records(self) -> list[dict[str, Any]]:
-        """Learned mode: the executions as plain data, for ``records=`` of a later run."""
-        return [record.data() for record in self._learned().executions.records]
-
-    def _learned(self) -> LearnedSolver:
+        """Executions, where any are made, as plain data: for ``records=`` of a later run, or to train a set network."""
         if isinstance(self._solver, ExactSolver):
             raise DecisionError("the recourse is given as a MILP: nothing is executed, use solve() or step()")
-        return self._solver
+        return [record.data() for record in self._solver.executions.records]
+
+    def _learned(self) -> LearnedSolver:
+        if self._stepwise is None:
+            why = "the recourse is given as a MILP" if self.problem.recourse is not None else "a network is given"
+            raise DecisionError(f"{why}: no scenario is asked for one by one, use solve() or step()")
+        return self._stepwise
 
     def _compare(self, result: RobustResult) -> None:
         """Execute a second stage that is given beside the recourse, where it matters."""

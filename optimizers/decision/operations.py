@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from trace_core.nodes.decision.checks import Array
 
 _LINEAR = frozenset(
-    "add sub subtract neg negative pos getitem sum mean cumsum pack concatenate stack hstack vstack array asarray ravel "
-    "reshape flatten transpose squeeze list float iter".split()
-)
-_PRODUCTS = frozenset("mul multiply matmul dot inner vdot truediv true_divide divide".split())
-_LARGEST = frozenset("maximum fmax max amax".split())
-_SMALLEST = frozenset("minimum fmin min amin".split())
-_SIZES = frozenset("abs absolute fabs".split())
+    ["add", "sub", "subtract", "neg", "negative", "pos", "getitem", "sum", "mean", "cumsum", "pack"]
+) | {
+    *("concatenate", "stack", "hstack", "vstack", "array", "asarray", "ravel", "reshape", "flatten", "transpose"),
+    *("squeeze", "list", "float", "iter"),
+}
+_PRODUCTS = frozenset(["mul", "multiply", "matmul", "dot", "inner", "vdot", "truediv", "true_divide", "divide"])
+_LARGEST = frozenset(["maximum", "fmax", "max", "amax"])
+_SMALLEST = frozenset(["minimum", "fmin", "min", "amin"])
+_SIZES = frozenset(["abs", "absolute", "fabs"])
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ def known_as(op: Any, args: tuple[Any, ...]) -> str | None:
     return None
 
 
+class _Unprobed(Exception):
+    """An operator could not be run on floats."""
+
+
 def exact_form(
     kind: str, run: Callable[[Sequence[Any]], Any], values: Sequence[Any], whole: bool, divides: bool
 ) -> Exact | None:
@@ -131,7 +137,11 @@ def exact_form(
 
     def at(vector: Array) -> Array | None:
         parts = np.split(vector, np.cumsum(sizes)[:-1])
-        return flat(run([like(value, part) for value, part in zip(values, parts, strict=True)]))
+        given = [like(value, part) for value, part in zip(values, parts, strict=True)]
+        try:
+            return flat(run(given))
+        except Exception as error:  # user code: a node may be whatever takes part in an operator
+            raise _Unprobed from error
 
     total = sum(sizes)
     try:
@@ -140,7 +150,7 @@ def exact_form(
         if kind == "product":
             return _bilinear(at, sizes)
         return _largest(kind, at, total, whole)
-    except Exception:  # noqa: BLE001 - an operator that cannot be probed has no exact form: it is learned
+    except _Unprobed:  # it has no exact form: it is learned
         return None
 
 

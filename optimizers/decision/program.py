@@ -10,12 +10,12 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trace_core._unwrap import map_nodes
 from trace_core.graph import dependencies
 from trace_core.node import ExceptionNode, Node
 from trace_core.nodes.decision._numpy import np
 from trace_core.operators import Operator
 from trace_core.optimizers.decision.operations import Bilinear, Exact, exact_form, flat, known_as
+from trace_core.optimizers.decision.recorded import Ref, code_of, equal, filled, merged, template_of
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
@@ -58,13 +58,6 @@ class Step:
     whole: bool = False
 
 
-@dataclass(frozen=True)
-class Ref:
-    """Stands for the k-th input in a template."""
-
-    k: int
-
-
 @dataclass
 class Observation:
     """What one run gave: a vector for each step that has one, and the context key of each opaque one, by name."""
@@ -97,24 +90,6 @@ def topological(output: Node) -> list[Node]:
             stack.append((node, True))
             stack.extend((source, False) for source in reversed(dependencies(node, True)) if source not in seen)
     return order
-
-
-def _template(node: Node) -> tuple[Any, list[Node]]:
-    """(arguments with Refs, the inputs in order)."""
-    inputs: list[Node] = []
-
-    def place(source: Node) -> Ref:
-        if source not in inputs:
-            inputs.append(source)
-        return Ref(inputs.index(source))
-
-    extra = node._extra
-    if extra is not None and extra.inner is not None:
-        return map_nodes(extra.inner, place), inputs
-    args = tuple(map_nodes(value, place) for value in node.args)
-    kwargs = {name: map_nodes(value, place) for name, value in ((extra.kwargs if extra else None) or {}).items()}
-    reads = [place(read) for read in (extra.reads if extra is not None else ())]
-    return (args, kwargs, reads), inputs
 
 
 def _unfolded(node: Node) -> bool:
@@ -177,7 +152,7 @@ class Program:
             return Step(name, node.parameter, None, [], [], False, False, size, "constant", value)
         if node.op is None:
             return Step("constant", None, None, [], [], False, False, size, "constant", value)
-        template, nodes = _template(node)
+        template, nodes = template_of(node)
         sources = [at[each] for each in nodes]
         on_x, on_xi = any(self.steps[k].on_x for k in sources), any(self.steps[k].on_xi for k in sources)
         step = Step(f"{node.op.name}{place}", node.op, template, sources, [], on_x, on_xi, size, "opaque", value)
@@ -216,7 +191,7 @@ class Program:
             template, kind = step.template, "linear"
 
             def run(values: Sequence[Any]) -> Any:
-                return _filled(template, _merged(every, step.sources, varying, values))
+                return filled(template, merged(every, step.sources, varying, values))
         else:
             args, kwargs, reads = step.template
             if not isinstance(node.op, Operator) or reads:
@@ -227,8 +202,8 @@ class Program:
             kind, function = known, node.op.fn
 
             def run(values: Sequence[Any]) -> Any:
-                filled = _merged(every, step.sources, varying, values)
-                return function(*_filled(args, filled), **_filled(kwargs, filled))
+                given = merged(every, step.sources, varying, values)
+                return function(*filled(args, given), **filled(kwargs, given))
 
         arguments = () if _unfolded(node) else step.template[0]
         whole = kind in ("max", "min") and len(arguments) < 2
@@ -337,11 +312,11 @@ class Program:
         if isinstance(node, Version):
             return [] if node.parameter is step.op else None
         if node.op is None:
-            return [] if step.op is None and node is not scenario and _equal(step.value, node._value) else None
+            return [] if step.op is None and node is not scenario and equal(step.value, node._value) else None
         if step.template is None or code_of(step.op) != code_of(node.op):
             return None
-        template, nodes = _template(node)
-        if len(nodes) != len(step.sources) or not _equal(template, step.template):
+        template, nodes = template_of(node)
+        if len(nodes) != len(step.sources) or not equal(template, step.template):
             return None
         return list(zip(step.sources, nodes, strict=True))
 
@@ -379,45 +354,3 @@ class Program:
             digest.update(code_of(step.op))
             stack.extend(step.sources)
         return digest.hexdigest()[:16]
-
-
-def code_of(op: Any) -> bytes:
-    """What an operator does, as bytes to compare: of a function its compiled code, of others the name."""
-    code = getattr(getattr(op, "fn", None), "__code__", None)
-    name = str(getattr(op, "name", op)).encode()
-    return name if code is None else name + _code_bytes(code)
-
-
-def _code_bytes(code: Any) -> bytes:
-    parts = [_code_bytes(each) if hasattr(each, "co_code") else repr(each).encode() for each in code.co_consts]
-    return bytes(code.co_code) + b"|".join(parts) + repr(code.co_names).encode()
-
-
-def _filled(template: Any, values: Sequence[Any]) -> Any:
-    """The template with Refs replaced by values."""
-    if isinstance(template, Ref):
-        return values[template.k]
-    if isinstance(template, list | tuple):
-        return type(template)([_filled(each, values) for each in template])
-    if isinstance(template, dict):
-        return {key: _filled(each, values) for key, each in template.items()}
-    return template
-
-
-def _merged(every: Sequence[Any], sources: Sequence[int], varying: Sequence[int], values: Sequence[Any]) -> list[Any]:
-    given = dict(zip(varying, values, strict=True))
-    return [given.get(k, value) for k, value in zip(sources, every, strict=True)]
-
-
-def _equal(left: Any, right: Any) -> bool:
-    """Whether two templates or constants are the same."""
-    if left is right:
-        return True
-    if isinstance(left, list | tuple) and type(left) is type(right):
-        return len(left) == len(right) and all(map(_equal, left, right))
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
-    a, b = flat(left), flat(right)
-    if a is not None and b is not None:
-        return np.shape(left) == np.shape(right) and np.array_equal(a, b)
-    return type(left) is type(right) and bool(left == right)

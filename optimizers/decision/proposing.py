@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from trace_core.nodes.decision.checks import Array
     from trace_core.optimizers.decision.problem import RobustProblem
+    from trace_core.optimizers.decision.setnet import InstanceNetwork
     from trace_core.optimizers.decision.surrogate import Surrogate
 
 
@@ -25,7 +26,9 @@ class Proposer:
     Source: section 3 of "Neur2RO" (2024) for the MILPs; there the network is trained once.
     """
 
-    def __init__(self, problem: RobustProblem, surrogate: Surrogate, generator: np.random.Generator) -> None:
+    def __init__(
+        self, problem: RobustProblem, surrogate: Surrogate | InstanceNetwork, generator: np.random.Generator
+    ) -> None:
         self.problem, self.surrogate, self.generator = problem, surrogate, generator
 
     # ---- decisions
@@ -38,7 +41,7 @@ class Proposer:
         found: Array = worst + rows @ self.problem.cost + self.problem.constant
         return found
 
-    def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float) -> Array | None:
+    def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float, gap: float = 0.01) -> Array | None:
         """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time."""
         problem, model = self.problem, Model(seed=int(self.generator.integers(1 << 30)))
         x = problem.add_to(model)
@@ -56,7 +59,7 @@ class Proposer:
             for key in taken:
                 one = np.frombuffer(key) > 0.5
                 model.add_rows([(x, np.where(one, -1.0, 1.0))], low=1.0 - np.count_nonzero(one))
-        found = model.solve(seconds=seconds, gap=0.01)
+        found = model.solve(seconds=seconds, gap=gap)
         return self._repaired(found[x]) if found else None
 
     def near(self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes]) -> Array | None:

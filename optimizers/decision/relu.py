@@ -81,6 +81,11 @@ class ReluNetwork:
         values: Array = hidden @ weights.T + biases + given @ self.skip.T
         return values
 
+    @property
+    def convex(self) -> bool:
+        """Whether every output is convex in the inputs, as its signs show: no negative weight behind a maximum."""
+        return all(bool((weights >= 0).all()) for weights, _ in self.layers[1:])
+
     def slopes(self, points: Array) -> Array:
         """Derivatives (rows, inputs) of the first output by the inputs, on one side where there are two."""
         hidden, masks = points, []
@@ -140,6 +145,8 @@ class Embedding:
         matrix, offset: the network's inputs are ``matrix @ v + offset``; what is fixed is folded in there.
         domain: where v may lie.
         tighten: bounds of deeper layers by linear programs, not only by intervals.
+        pushed_down: the model only ever gains from smaller outputs; a convex network then needs no binaries: each
+            neuron is at least its two pieces.
 
     Attributes:
         output: the network's outputs.
@@ -159,8 +166,10 @@ class Embedding:
         domain: Domain,
         *,
         tighten: bool = True,
+        pushed_down: bool = False,
     ) -> None:
         self.model, self.unstable = model, 0
+        self._free = pushed_down and network.convex  # of binaries
         self.bounds: list[tuple[Array, Array]] = []
         self._columns = np.asarray(columns)
         self._relaxed = Model()  # the same with continuous z, over the domain: what the linear programs look at
@@ -171,7 +180,7 @@ class Embedding:
         for k, (weights, biases) in enumerate(network.layers[:-1]):
             before = self._extend(weights @ hidden.matrix, weights @ hidden.constant + biases)
             lows, highs = _interval(before.matrix, before.constant, low, high)
-            if (k == 0 and len(domain.matrix)) or (k > 0 and tighten):
+            if not self._free and ((k == 0 and len(domain.matrix)) or (k > 0 and tighten)):
                 lows, highs = self._tightened(before, lows, highs)
             self.bounds.append((lows, highs))
             hidden, low, high = self._maximum(before, lows, highs, low, high)
@@ -215,20 +224,22 @@ class Embedding:
             matrix[k, :width], constant[k] = before.matrix[k], before.constant[k]
         if len(open_):
             rows, base, below, above = before.matrix[open_], before.constant[open_], lows[open_], highs[open_]
-            h = self._neurons(self.model, self._columns, rows, base, below, above, integer=True)
+            h = self._neurons(self.model, self._columns, rows, base, below, above, integer=not self._free)
             twins = self._neurons(self._relaxed, self._twin, rows, base, below, above, integer=False)
             self._columns, self._twin = np.concatenate([self._columns, h]), np.concatenate([self._twin, twins])
             matrix[open_, width + np.arange(len(open_))] = 1.0
             low, high = np.concatenate([low, np.zeros(len(open_))]), np.concatenate([high, above])
-        self.unstable += len(open_)
+        self.unstable += 0 if self._free else len(open_)
         return Affine(self._columns, matrix, constant), low, high
 
-    @staticmethod
     def _neurons(
-        model: Model, columns: Columns, rows: Array, base: Array, low: Array, high: Array, *, integer: bool
+        self, model: Model, columns: Columns, rows: Array, base: Array, low: Array, high: Array, *, integer: bool
     ) -> Columns:
         count = len(base)
         h = model.add_columns(count, 0.0, high)
+        if self._free:
+            model.add_rows([(h, np.eye(count)), (columns, -rows)], low=base)
+            return h
         z = model.add_columns(count, 0.0, 1.0, integer=integer)
         one = np.eye(count)
         model.add_rows([(h, one), (columns, -rows)], low=base)

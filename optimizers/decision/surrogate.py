@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
 from trace_core.nodes.decision._numpy import np
-from trace_core.nodes.decision.errors import InvalidProblem
-from trace_core.optimizers.decision.relu import Embedding, ReluNetwork
+from trace_core.optimizers.decision.embedded import Embedded
+from trace_core.optimizers.decision.relu import ReluNetwork
 
 if TYPE_CHECKING:
     from trace_core.nodes.decision.checks import Array
-    from trace_core.nodes.decision.milp import Columns, Model
     from trace_core.optimizers.decision.executions import Record
     from trace_core.optimizers.decision.problem import RobustProblem
-    from trace_core.optimizers.decision.relu import Affine, Domain
 
 _PRODUCTS = 240  # at most so many features of products
 
@@ -71,7 +69,7 @@ class Features:
         return matrix, fixed - matrix @ self._middle[which]
 
 
-class Surrogate:
+class Surrogate(Embedded):
     """An ensemble of small networks for the value, and one more for feasibility once infeasible records are there.
 
     Args:
@@ -137,38 +135,6 @@ class Surrogate:
         matrix, _ = self.features.given_x(x)
         found: Array = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi)) @ matrix
         return found
-
-    def add_value(
-        self, model: Model, columns: Columns, domain: Domain, *, x: Array | None = None, xi: Array | None = None
-    ) -> Affine | None:
-        """The value in a model, as a function of ``columns``: of xi where ``x`` is given, of x where ``xi`` is.
-
-        None before there is anything to embed.
-        """
-        return None if self.network is None else self._added(self.network, model, columns, domain, x, xi)
-
-    def add_doubt(
-        self, model: Model, columns: Columns, domain: Domain, *, x: Array | None = None, xi: Array | None = None
-    ) -> Affine | None:
-        """The same for infeasibility."""
-        return None if self.doubt is None else self._added(self.doubt, model, columns, domain, x, xi)
-
-    def _added(
-        self,
-        network: ReluNetwork,
-        model: Model,
-        columns: Columns,
-        domain: Domain,
-        x: Array | None,
-        xi: Array | None,
-    ) -> Affine:
-        if x is not None:
-            matrix, offset = self.features.given_x(x)
-        elif xi is not None:
-            matrix, offset = self.features.given_xi(xi)
-        else:
-            raise InvalidProblem("a network", "can only be embedded for a fixed x or a fixed xi")
-        return Embedding(model, columns, network, matrix, offset, domain).output
 
 
 class Ensemble:

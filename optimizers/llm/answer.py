@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trace_core._values import is_ndarray, is_tensor
 from trace_core.errors import ParameterError
 from trace_core.optimizers.base import Dropped
+from trace_core.optimizers.llm.code_answer import whole_function
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +120,7 @@ def check_one(
         with suppress(ValueError):  # no JSON: the parameter says below what it expects
             given = json.loads(given)
     if parameter.kind == "code" and isinstance(given, str):
-        given = strip_fence(given)
+        given = whole_function(given, parameter.value)
     try:
         checked = parameter.check(given)
     except ParameterError as error:
@@ -127,16 +128,6 @@ def check_one(
         return
     if not same_value(checked, parameter.value):
         values[parameter] = checked
-
-
-def strip_fence(text: str) -> str:
-    """Code without the Markdown fence a model may have put around it, and with a final newline."""
-    lines = text.strip("\n").splitlines()
-    if lines and lines[0].lstrip().startswith("```"):
-        lines = lines[1:]
-        if lines and lines[-1].strip() == "```":
-            lines = lines[:-1]
-    return "\n".join(lines).strip("\n") + "\n"
 
 
 def same_value(left: Any, right: Any) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trace_core.integrations.llm.cache import rollout
 from trace_core.integrations.llm.errors import Fatal, LLMError, Unusable
 from trace_core.optimizers.base import Dropped, Optimizer, OptimizerError, Proposal
 from trace_core.optimizers.llm.answer import AnswerModels, check_one, to_values
-from trace_core.optimizers.llm.budget import PER_MESSAGE, repair, shrink, within
+from trace_core.optimizers.llm.budget import PER_MESSAGE, repair, shrink, size_of, within
+from trace_core.optimizers.llm.failing import failed, with_shorter_prompts
 from trace_core.optimizers.llm.memory import Memory
 from trace_core.optimizers.llm.prompts import fill
 from trace_core.optimizers.llm.selecting import failing_code, varied, worst_first
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from trace_core.parameter import Parameter
     from trace_core.trace import Trace
 
-_FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)  # the last fence is forgotten at times
 _REASON = re.compile(r"^\W*reason(?:ing)?\W*[:\-]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 MAX_REPAIRS = 2
 #: Functions of more lines are asked for in a fenced block under ``focus=1``: a small model loses its way in a long JSON
@@ -34,6 +37,11 @@ LONG_CODE = 20
 #: Values asked for in one request about a number: trying them costs no request.
 ALTERNATIVES = 3
 _KINDS = ("code", "number", "data", "text")
+
+
+def form(parameter: Parameter) -> str:
+    """How a parameter is asked for: kinds of other layers (tensors, decisions) are data to a language model."""
+    return parameter.kind if parameter.kind in _KINDS else "data"
 
 
 class _Reading(NamedTuple):
@@ -110,6 +118,7 @@ class LLMOptimizer(Optimizer):
         self.long_code = long_code
         self.notes = ""
         self.requests = 0
+        self.prompt_size = 0  # of the last prompt, in tokens
         self._models = AnswerModels()
         self.turns: dict[str, int] = dict.fromkeys(self.names.values(), 0)
 
@@ -131,11 +140,11 @@ class LLMOptimizer(Optimizer):
         made = 0
         while made < n:
             try:
-                batch = self.propose_some(found, names, n - made)
+                batch = with_shorter_prompts(self, partial(self.propose_some, found, names, n - made))
             except Fatal:
                 raise
             except LLMError as error:
-                batch = [Proposal({}, reason=f"{type(error).__name__}: {error}")]
+                batch = [failed(error)]
             for proposal in batch[: n - made]:
                 made += 1
                 yield proposal
@@ -157,7 +166,9 @@ class LLMOptimizer(Optimizer):
         if len(names) <= limit:
             return names
         failing = failing_code(traces)
-        order = sorted(names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(p.kind)))
+        order = sorted(
+            names, key=lambda p: (self.turns[names[p]] - (1.5 if p in failing else 0), _KINDS.index(form(p)))
+        )
         chosen = set(order[:limit])
         for parameter in chosen:
             self.turns[names[parameter]] += 1
@@ -227,8 +238,10 @@ class LLMOptimizer(Optimizer):
         try:
             completion = self.complete(messages, schema)
         except Unusable as error:
+            if error.completion is None or error.completion.finish_reason == "length":
+                raise  # there is no text to repair, or it was cut with twice the room, too
             spent.append(error.completion)
-            text = error.completion.text if error.completion is not None else ""
+            text = error.completion.text
             return _Reading([], [Dropped("answer", elide(text, 500), str(error.args[0]))], ""), text
         spent.append(completion)
         return self._read(completion, names, n), completion.text
@@ -242,14 +255,16 @@ class LLMOptimizer(Optimizer):
         messages = within(messages, self.max_prompt_tokens - form, self.count)
         seed = None if self.seed is None else self.seed + self.requests
         self.requests += 1
-        return self.llm.complete(
-            messages,  # type: ignore[arg-type]
-            schema=schema,
-            temperature=self.temperature,
-            seed=seed,
-            max_tokens=self.max_answer_tokens,
-            repair=False,
-        )
+        self.prompt_size = form + size_of(messages, self.count)
+        with rollout(f"request {self.requests}"):  # a cache must not answer several equal questions with one proposal
+            return self.llm.complete(
+                messages,  # type: ignore[arg-type]
+                schema=schema,
+                temperature=self.temperature,
+                seed=seed,
+                max_tokens=self.max_answer_tokens,
+                repair=False,
+            )
 
     def style(self, names: Mapping[Parameter, str]) -> str:
         """The form of the answer: ``json``; with ``focus=1``, ``one`` (JSON, for the parameter's kind) or ``fence``."""
@@ -286,7 +301,7 @@ class LLMOptimizer(Optimizer):
         if style == "fence":
             return fill("task_fence", **words)
         if parameter.kind != "number":
-            return fill(f"task_one_{parameter.kind}", **words)
+            return fill(f"task_one_{form(parameter)}", **words)
         if self.several(names, n) > 1:
             words["amount"] = f"{ALTERNATIVES} new values to try"
             words["form"] = "the values after a small, a medium and a large step in the right direction"
@@ -348,13 +363,15 @@ class LLMOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: memory, whose turn it is, how many requests there were."""
-        return {"memory": self.memory.state(), "turns": dict(self.turns), "requests": self.requests}
+        state = {"memory": self.memory.state(), "turns": dict(self.turns), "requests": self.requests}
+        return {**state, "max_prompt_tokens": self.max_prompt_tokens}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.memory.load(state["memory"])
         self.turns.update(state["turns"])
         self.requests = int(state["requests"])
+        self.max_prompt_tokens = int(state.get("max_prompt_tokens", self.max_prompt_tokens))
 
 
 def variable_lines(names: Mapping[Parameter, str], max_chars: int = 4000) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from trace_core.cli import main
 from trace_core.examples import review_ratings
+from trace_core.integrations.llm import RetryPolicy, gateway
 
 WORKFLOW = '''
 import trace_core as tc
@@ -55,6 +58,7 @@ class Provider:
         self.requests: list[dict[str, Any]] = []
         self.answers: list[str] = []
         self.answer: Callable[[dict[str, Any]], str] | None = None  # instead of the list
+        self.status = 200
         self.hold: threading.Event | None = None
         self.waiting = threading.Event()
         provider = self
@@ -81,7 +85,9 @@ class Provider:
                         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
                     }
                 ).encode()
-                self.send_response(200)
+                if provider.status != 200:
+                    data = json.dumps({"error": {"message": f"no, and your key is {KEY}"}}).encode()
+                self.send_response(provider.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -172,6 +178,13 @@ def test_workflow_and_metric_may_be_given_by_file(project: Path, provider: Provi
     done = run(project, provider, *replaced(workflow="mine.py:Greeter", metric="mine.py:politeness"), "--steps", "1")
     assert done.returncode == 0, done.stderr
     assert list((project / "runs").iterdir())
+
+
+def test_examples_run_in_other_processes(project: Path, provider: Provider) -> None:
+    done = run(project, provider, *ORDINARY, "--steps", "2", "--out", "a", "--engine", "processes", "--timeout", "60")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((project / "a" / "best.json").read_text())["values"] == {"greeting": "Dear"}
+    assert "+1.000" in done.stdout
 
 
 def test_a_run_that_is_killed_leaves_the_best_so_far(project: Path, provider: Provider) -> None:
@@ -294,6 +307,43 @@ def test_a_missing_key_is_named(project: Path) -> None:
     assert done.returncode == 2
     assert "OPENAI_API_KEY" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_refused_key_ends_the_run_at_the_first_call(project: Path, provider: Provider) -> None:
+    provider.status = 401
+    done = run(project, provider, *ORDINARY, "--steps", "9", "--out", "result")
+    assert done.returncode == 2
+    assert "the key was refused" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(provider.requests) == 1
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Hi"}
+    kept = "".join(path.read_text() for path in (project / "result").iterdir() if path.suffix in (".json", ".html"))
+    assert KEY not in done.stdout + done.stderr + kept
+
+
+def test_a_provider_that_is_not_there_ends_the_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with empty proposals and exit code 0. In this process, so that the retries need not wait."""
+
+    async def at_once(seconds: float) -> None:
+        return
+
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setattr(gateway, "RetryPolicy", lambda: RetryPolicy(sleep=at_once))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    monkeypatch.chdir(project)
+    arguments = replaced(workflow="mine.py:Greeter", metric="mine.py:politeness")
+    monkeypatch.setattr(sys, "argv", ["trace-core", *arguments, "--steps", "9", "--out", "result"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "3 times in a row" in said
+    assert "connection failed" in said
+    assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Hi"}
 
 
 def test_ctrl_c_ends_with_the_best_so_far(project: Path, provider: Provider) -> None:

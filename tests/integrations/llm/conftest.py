@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from trace_core.integrations.llm import OpenAILLM, RetryPolicy
+from trace_core.integrations.llm import LLM, LiteLLM, OpenAILLM, RetryPolicy
 
 sys.path.append(str(Path(__file__).parent))  # for the helper beside this file; importlib mode adds no folders
 
+from fault_rows import CLIENTS, Row
 from llm_raw_server import CANARY, Act, RawServer
 
 
@@ -54,5 +55,25 @@ def ask_openai(serve: Callable[..., RawServer], no_waiting: RetryPolicy) -> Call
         server = serve(*acts)
         defaults: dict[str, Any] = {"api_key": CANARY, "base_url": server.url, "retry": no_waiting}
         return OpenAILLM("some-model", **{**defaults, **options}), server
+
+    return make
+
+
+@pytest.fixture(params=CLIENTS)
+def ask(
+    request: pytest.FixtureRequest, serve: Callable[..., RawServer], no_waiting: RetryPolicy
+) -> Callable[[Row], tuple[LLM, RawServer]]:
+    """ask(row) gives a model that gets this row's answers, and its server; once for each client library."""
+
+    import openai
+
+    openai.DefaultAsyncHttpxClient()  # the first import and the first TLS context take longer than some time-outs here
+
+    def make(row: Row) -> tuple[LLM, RawServer]:
+        server = serve(*row.acts)
+        options: dict[str, Any] = {"api_key": CANARY, "base_url": server.url, "retry": no_waiting, **row.options}
+        if request.param == "litellm":
+            return LiteLLM("openai/gpt-4.1-mini", **options), server
+        return OpenAILLM("some-model", **options), server
 
     return make

@@ -8,6 +8,7 @@ import enum
 import math
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Iterator
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from trace_core.errors import CandidateError, RunnerError
-from trace_core.integrations.sandbox import CannotCross, ProcessRunner, ResultRejected, codec
+from trace_core.integrations.sandbox import CannotCross, ProcessRunner, ResultRejected, codec, open_sandbox
 
 numpy = pytest.importorskip("numpy")
 numpy_strategies = pytest.importorskip("hypothesis.extra.numpy")
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Any]:
+    """The default tier: what holds there is what users get."""
+    with open_sandbox(timeout=20.0, memory_mb=512) as made:
+        yield made
+
 
 _text = st.text(st.characters(exclude_categories=()))  # lone surrogates as well
 _dtypes = st.one_of(

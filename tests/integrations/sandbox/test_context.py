@@ -314,12 +314,8 @@ def test_a_helper_that_ends_the_process(run: Any) -> None:
         run("def f():\n    leave()", context={"leave": leave})
 
 
-def test_the_core_runs_its_proposed_code_here(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_core import code as core
-
-    monkeypatch.setattr(core, "_runner", runner)
-
-    @tc.bundle(trainable=True)
+def test_the_core_runs_its_proposed_code_here(runner: Any) -> None:
+    @tc.bundle(trainable=True, isolation=runner)
     def choose(x: int) -> int:
         return x + LIMIT
 

@@ -64,6 +64,7 @@ def check_knapsack(n: int, family: str, seed: int) -> None:
         assert knapsack.problem().uncertainty.contains(found.worst_scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_capital_budgeting_is_no_worse_than_enumeration_says(seed: int) -> None:
     project = capital(5, seed)

@@ -38,6 +38,7 @@ def quadratic(x: Any, xi: Any) -> float:
     return float((x - xi) @ (x - xi) + 0.3 * x.sum())
 
 
+@pytest.mark.slow
 def test_a_hidden_knapsack_is_solved_as_by_enumeration() -> None:
     knapsack = generate("UN", 6, share=0.25, spread=0.5, seed=3, top=30)
     best, _ = knapsack.enumerate()

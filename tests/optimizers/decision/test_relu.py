@@ -29,6 +29,22 @@ def a_set(rng: np.random.Generator, n: int) -> UncertaintySet:
     return Polytope(rng.normal(size=(3, n)), rng.uniform(0.5, 1.5, 3), low=-1, high=1)
 
 
+def ascent(net: ReluNetwork, xi: UncertaintySet, starts: Any) -> float:
+    """The best value that steps along the gradient, towards corners of the set, come to."""
+    best = -np.inf
+    for start in starts:
+        point, here = start, float(net(start[None])[0, 0])
+        for _ in range(12):
+            corner = xi.worst(net.slopes(point[None])[0])[1]
+            trial = point + np.array([1.0, 0.5, 0.25, 0.1, 0.03])[:, None] * (corner - point)
+            values = net(trial)[:, 0]
+            if values.max() <= here + 1e-9:
+                break
+            point, here = trial[int(np.argmax(values))], float(values.max())
+        best = max(best, here)
+    return best
+
+
 def check_pair(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 7))
@@ -37,18 +53,20 @@ def check_pair(seed: int) -> None:
     best, point = maximise(net, Domain.of(xi))
     assert xi.contains(point, 1e-6)
     assert float(net(point[None])[0, 0]) == pytest.approx(best, abs=1e-5)
-    samples = xi.sample(500, seed=seed)
-    assert best >= net(samples).max() - 1e-6
+    samples = xi.sample(10_000, seed=seed)
+    values = net(samples)[:, 0]
+    assert best >= values.max() - 1e-6
+    assert best >= ascent(net, xi, samples[np.argsort(-values)[:4]]) - 1e-6
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_the_embedded_optimum_is_the_forward_pass_and_beats_samples(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_the_embedded_optimum_is_the_forward_pass_and_beats_samples_and_ascent(seed: int) -> None:
     check_pair(seed)
 
 
 @pytest.mark.slow
-def test_170_more_pairs() -> None:
-    for seed in range(30, 200):
+def test_180_more_pairs() -> None:
+    for seed in range(20, 200):
         check_pair(seed)
 
 

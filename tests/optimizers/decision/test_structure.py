@@ -70,7 +70,8 @@ def r_squared(surrogate: StructuredSurrogate, test: Executions) -> float:
 def test_arithmetic_needs_no_network_and_is_exact() -> None:
     problem = problem_of(arithmetic)
     runs = executed(problem, 6)
-    assert runs.program is not None and runs.program.opaque == []
+    assert runs.program is not None
+    assert runs.program.opaque == []
     surrogate = fitted(problem, runs, epochs=1)
     test = executed(problem, 40, seed=1)
     found = surrogate.predict(np.array([r.x for r in test.records]), np.array([r.xi for r in test.records]))
@@ -120,14 +121,16 @@ def test_opaque_nodes_have_their_own_inputs_only() -> None:
 
 def test_a_transparent_bundle_is_looked_into_and_a_closed_one_is_not() -> None:
     open_ = executed(problem_of(tc.bundle(transparent=True)(workflow)), 3).program
-    assert open_ is not None and len(open_.opaque) == 2
+    assert open_ is not None
+    assert len(open_.opaque) == 2
 
     @tc.bundle
     def closed(x: Any, xi: Any) -> float:
         return float(xi.sum() - x.sum())
 
     shut = executed(problem_of(closed), 3).program
-    assert shut is not None and shut.trivial
+    assert shut is not None
+    assert shut.trivial
 
 
 def test_runs_with_different_graphs_make_that_part_opaque_and_say_so() -> None:
@@ -137,7 +140,8 @@ def test_runs_with_different_graphs_make_that_part_opaque_and_say_so() -> None:
 
     problem = problem_of(branching)
     runs = executed(problem, 60)
-    assert runs.program is not None and not runs.program.trivial
+    assert runs.program is not None
+    assert not runs.program.trivial
     assert len(runs.program.diverged) == 1
     (k,) = runs.program.opaque
     assert [runs.program.steps[j].kind for j in runs.program.steps[k].inputs] == ["x", "xi"]
@@ -146,7 +150,8 @@ def test_runs_with_different_graphs_make_that_part_opaque_and_say_so() -> None:
 def test_values_taken_out_of_the_graph_are_no_constants() -> None:
     problem = problem_of(lambda x, xi: xi.sum() * float(x.value.sum()) + x[0])
     runs = executed(problem, 12)
-    assert runs.program is not None and runs.program.diverged
+    assert runs.program is not None
+    assert runs.program.diverged
 
 
 def test_the_learned_mode_uses_it_by_itself() -> None:
@@ -175,7 +180,8 @@ def test_a_changed_prompt_makes_records_of_its_node_stale_and_no_others() -> Non
     runs = executed(problem, 10)
     before, context = runs.keys, runs.context
     rate.update(0.5)
-    assert runs.context != context and runs.current() == []
+    assert runs.context != context
+    assert runs.current() == []
     runs.forget_values()
     runs.run(np.zeros(3), problem.uncertainty.center)
     after = runs.keys

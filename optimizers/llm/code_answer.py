@@ -1,0 +1,72 @@
+"""Code as a model answers with it, made into the source of a whole function.
+
+Small models often leave something out: the word ``def``, the signature's line, or all but the expression that is
+returned. What they mean is then still plain, and asking again gives the same once more.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+
+
+def strip_fence(text: str) -> str:
+    """Code without the Markdown fence a model may have put around it, and with a final newline."""
+    lines = text.strip("\n").splitlines()
+    if lines and lines[0].lstrip().startswith("```"):
+        lines = lines[1:]
+        if lines and lines[-1].strip() == "```":
+            lines = lines[:-1]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def whole_function(text: str, current: str) -> str:
+    """The source that ``text`` stands for, beside the ``current`` source of the same function.
+
+    A fence is taken off, a missing ``def`` is put before the function's name, and the present signature's line before
+    a bare body or expression. What cannot be completed in this way is given back as it is: the parameter says what is
+    wrong with it.
+    """
+    text = strip_fence(text)
+    function = _function(current)
+    if function is None or (_parses(text) and _function(text) is not None):
+        return text
+    word = "async def " if isinstance(function, ast.AsyncFunctionDef) else "def "
+    if text.startswith(f"{function.name}(") and _parses(word + text):
+        return word + text
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns is not None else ""
+    header = f"{word}{function.name}({ast.unparse(function.args)}){returns}:\n"
+    body = textwrap.dedent(text).strip("\n")
+    if _is_expression(body):
+        body = f"return {body}"
+    elif "return" not in body and "yield" not in body:
+        return text
+    completed = header + textwrap.indent(body, "    ") + "\n"
+    return completed if _parses(completed) else text
+
+
+def _function(text: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The last function defined at the top of a source, if any: helpers stand before it."""
+    try:
+        tree = ast.parse(textwrap.dedent(text))
+    except (SyntaxError, ValueError):
+        return None
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return found[-1] if found else None
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _is_expression(text: str) -> bool:
+    """Whether it is one expression that computes something: a bare name or a constant is rather a slip."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    return not isinstance(tree.body, ast.Name | ast.Constant)

@@ -1,0 +1,238 @@
+"""Evaluations of a run: on any engine, within the budget, written to the ledger, given in the order asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trace_core.context import using
+from trace_core.integrations.accounting import place
+from trace_core.integrations.budget import Cost
+from trace_core.integrations.engines.errors import RolloutCrash, RolloutTimeout
+from trace_core.integrations.llm.errors import Deadline, Transient
+from trace_core.optimizers.evaluation import aevaluate, evaluate, failed_outside
+from trace_core.optimizers.llm.failing import Outages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from trace_core.integrations.accounting import Account
+    from trace_core.integrations.budget import Budget, Reservation
+    from trace_core.integrations.store import Run
+    from trace_core.parameter import Parameter
+    from trace_core.trace import Trace
+
+
+class Outcome(NamedTuple):
+    """One example evaluated.
+
+    Attributes:
+        trace: with feedback; None where the score was known and no trace was asked for.
+        score: higher is better.
+        error: text of the error that the output was; None for none.
+    """
+
+    trace: Trace | None
+    score: float
+    error: str | None
+
+
+class Example(NamedTuple):
+    """An example with its name in the run, such as ``train 3``, and the index that its feedback carries."""
+
+    name: str
+    index: Any
+    value: Any
+
+
+def examples(kind: str, values: Iterable[Any]) -> list[Example]:
+    """Examples named ``kind 0``, ``kind 1`` ..."""
+    return [Example(f"{kind} {i}", i if kind == "train" else f"{kind} {i}", value) for i, value in enumerate(values)]
+
+
+class Rollouts:
+    """Evaluates examples under candidates.
+
+    Args:
+        workflow, metric: see ``optimize``.
+        names: parameter -> its name, for every parameter that candidates may change.
+        run: where outcomes are written, and looked up before anything is run.
+        budget: pays for metric calls.
+        engine: where they run; None for one after the other in this thread.
+        failure_score: of an output that is an error.
+        outages: counts how often a language model could not be had; an example is run again until it stops the run.
+    """
+
+    def __init__(
+        self,
+        workflow: Callable[[Any], Any],
+        metric: Callable[[Any, Any], Any],
+        names: Mapping[Parameter, str],
+        *,
+        run: Run | None = None,
+        budget: Budget | None = None,
+        engine: Executor | None = None,
+        failure_score: float = 0.0,
+        outages: Outages | None = None,
+    ) -> None:
+        self.outages = outages or Outages(3)
+        self.workflow, self.metric, self.names = workflow, metric, names
+        self.ledger, self.budget, self.engine, self.failure_score = run, budget, engine, failure_score
+        call = getattr(workflow, "target", workflow)
+        call = getattr(call, "forward", call) if not inspect.isroutine(call) else call
+        self._is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+    def run(
+        self,
+        asked: Sequence[Example],
+        candidate: str,
+        sample: int = 0,
+        values: Mapping[Parameter, Any] | None = None,
+        *,
+        traces: bool = True,
+        done: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> list[Outcome]:
+        """Outcomes in the order of ``asked``.
+
+        Args:
+            asked: examples.
+            candidate: id of the candidate in the run.
+            sample: tells repetitions apart.
+            values: of the candidate, over the parameters' present ones.
+            traces: whether traces are needed; without, what the ledger knows is not run again.
+            done: called for each outcome as it comes.
+
+        Raises what ``evaluate`` raises, BudgetExhausted, StoreError.
+        """
+        outcomes: dict[int, Outcome] = {}
+        open_: dict[Future[Any], tuple[int, Account | None, Reservation | None]] = {}
+
+        def start(number: int, reservation: Reservation | None) -> None:
+            example = asked[number]
+            with place("workflow", f"{candidate}/{example.name}/{sample}") as here:
+                open_[self._submit(self.engine, example, values or {})] = number, here, reservation  # type: ignore[arg-type]
+
+        def finish(number: int, outcome: Outcome, reservation: Reservation | None) -> None:
+            self._keep(asked[number], candidate, sample, outcome, reservation)
+            failure = outcome.trace.output.value if outcome.trace is not None and outcome.error is not None else None
+            self.outages.count("example", failure if isinstance(failure, Deadline) else None)
+            outcomes[number] = outcome
+            done(outcome)
+
+        with using(values or {}):
+            try:
+                for number, example in enumerate(asked):
+                    known = self.ledger and self.ledger.evaluation(candidate, example.name, sample)
+                    if known and not traces:
+                        outcomes[number] = Outcome(None, known.score, known.error)
+                        done(outcomes[number])
+                        continue
+                    reservation = None
+                    if self.budget is not None and not known:
+                        reservation = self.budget.reserve(Cost(metric_calls=1), "workflow")
+                    if self.engine is not None:
+                        start(number, reservation)
+                        continue
+                    with reservation or contextlib.nullcontext():
+                        trace, score = self._evaluate(example, f"{candidate}/{example.name}/{sample}")
+                        finish(number, Outcome(trace, score, trace.error), reservation)
+                while open_:
+                    ready, _ = wait(open_, return_when="FIRST_COMPLETED")
+                    for future in sorted(ready, key=lambda f: open_[f][0]):
+                        number, here, reservation = open_[future]
+                        try:
+                            outcome = self._outcome(future, asked[number], here)
+                        except Transient as error:
+                            self.outages.count("example", error)
+                            del open_[future]
+                            start(number, reservation)
+                            continue
+                        finish(number, outcome, reservation)
+                        del open_[future]
+            finally:
+                self._give_up(open_, asked, lambda number, *done: self._keep(asked[number], candidate, sample, *done))
+        return [outcomes[number] for number in range(len(asked))]
+
+    def _evaluate(self, example: Example, scope: str) -> tuple[Trace, float]:
+        """Here and now; again while a language model is away. Each time at a fresh place: what was paid for counts."""
+        while True:
+            with place("workflow", scope):
+                try:
+                    return evaluate(self.workflow, self.metric, example.value, example.index, self.failure_score)
+                except Transient as error:
+                    self.outages.count("example", error)
+
+    def _submit(self, engine: Executor, example: Example, values: Mapping[Parameter, Any]) -> Future[Any]:
+        arguments: tuple[Any, ...] = (self.workflow, self.metric, example.value, example.index, self.failure_score)
+        if getattr(engine, "shares_memory", False):
+            evaluation: Callable[..., Any] = aevaluate if self._is_async else evaluate
+            return engine.submit(evaluation, *arguments)
+        if isinstance(engine, ThreadPoolExecutor):  # does not carry the context by itself
+            context = copy_context()
+            return engine.submit(lambda: context.run(evaluate, *arguments))
+        from trace_core.optimizers.remote import order, rollout
+
+        present = {name: values.get(p, p.value) for p, name in self.names.items()}
+        limits = self.budget.limits.keys() & {"usd", "tokens", "calls"} if self.budget is not None else set()
+        closed = self.ledger is not None or bool(limits)
+        what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, closed)
+        return engine.submit(rollout, *order(*what))
+
+    def _outcome(self, future: Future[Any], example: Example, here: Account | None) -> Outcome:
+        try:
+            answer = future.result()
+        except (RolloutTimeout, RolloutCrash) as error:
+            if here is not None:  # what an abandoned thread still does is not to be paid for
+                here.closed = f"this rollout was given up: {error}"
+            trace, score = failed_outside(error, self.names, example.index, self.failure_score)
+        else:
+            if isinstance(answer, dict):
+                from trace_core.optimizers.remote import read
+
+                trace, score = read(answer, {name: parameter for parameter, name in self.names.items()})
+            else:
+                trace, score = answer
+        return Outcome(trace, score, trace.error)
+
+    def _keep(
+        self, example: Example, candidate: str, sample: int, outcome: Outcome, reservation: Reservation | None
+    ) -> None:
+        if reservation is not None:
+            reservation.settle(Cost(metric_calls=1))
+        if self.ledger is None or outcome.trace is None:
+            return
+        from trace_core.integrations.store import EvaluationRow
+
+        said = outcome.trace.feedback
+        scores = dict(said.scores) if said.scores else None
+        self.ledger.put_evaluation(
+            EvaluationRow(candidate, example.name, sample, outcome.score, scores, said.text, outcome.error)
+        )
+
+    def _give_up(
+        self,
+        left: Mapping[Future[Any], tuple[int, Account | None, Reservation | None]],
+        asked: Sequence[Example],
+        keep: Callable[[int, Outcome, Reservation | None], None],
+    ) -> None:
+        """After an error: what waits is cancelled; what runs is waited for, so that nothing is paid for afterwards.
+
+        An interrupt does not wait: what runs may make no further calls.
+        """
+        for future in left:
+            future.cancel()
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            for _, here, _ in left.values():
+                if here is not None:
+                    here.closed = "the run was interrupted"
+        elif left:
+            wait(left, return_when="ALL_COMPLETED")
+        for future, (number, here, reservation) in left.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                keep(number, self._outcome(future, asked[number], here), reservation)
+            elif reservation is not None:
+                reservation.release()
