@@ -98,6 +98,7 @@ def test_metadata(wheel_venv: WheelVenv) -> None:
         "examples",
         "milp",
         "local",
+        "monty",
         "ray",
         "dask",
         "mlflow",

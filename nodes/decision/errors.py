@@ -42,12 +42,17 @@ class SolverError(DecisionError):
     """The MILP solver ended without an answer that can be used.
 
     Attributes:
+        what: which problem.
         status: the solver's word for it.
     """
 
     def __init__(self, what: str, status: str) -> None:
         super().__init__(f"{what}: the solver ended with {status!r}")
+        self.what = what
         self.status = status
+
+    def __reduce__(self) -> tuple[type[SolverError], tuple[str, str]]:
+        return type(self), (self.what, self.status)  # it crosses processes
 
 
 class Infeasible(DecisionError):

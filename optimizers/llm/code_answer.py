@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def strip_fence(text: str) -> str:
@@ -29,8 +33,10 @@ def whole_function(text: str, current: str) -> str:
     """
     text = strip_fence(text)
     function = _function(current)
-    if function is None or (_parses(text) and _function(text) is not None):
+    if function is None:
         return text
+    if _parses(text) and _function(text) is not None:
+        return _without_usage(text, function.name)
     word = "async def " if isinstance(function, ast.AsyncFunctionDef) else "def "
     if text.startswith(f"{function.name}(") and _parses(word + text):
         return word + text
@@ -53,6 +59,26 @@ def _function(text: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
         return None
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return found[-1] if found else None
+
+
+def _without_usage(text: str, name: str) -> str:
+    """The source without what stands behind the function to show how it is used."""
+    tree = ast.parse(text)
+    last = max((n.end_lineno or 0 for n in tree.body if getattr(n, "name", None) == name), default=None)
+    if last is None:
+        return text
+    kept = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
+    behind = [node for node in tree.body if node.lineno > last]
+    if not behind or any(isinstance(node, kept) for node in behind) or not any(map(_calls(name), behind)):
+        return text
+    return "\n".join(text.splitlines()[:last]) + "\n"
+
+
+def _calls(name: str) -> Callable[[ast.AST], bool]:
+    def calls(node: ast.AST) -> bool:
+        return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))
+
+    return calls
 
 
 def _parses(text: str) -> bool:

@@ -36,6 +36,8 @@ def proposed(answer: str) -> tuple[Any, Splitter, ScriptedLLM]:
         "[name[i : i + 2] for i in range(len(name) - 1)]",
         "pairs = [name[i : i + 2] for i in range(len(name) - 1)]\nreturn pairs",
         "    pairs = [name[i : i + 2] for i in range(len(name) - 1)]\n    return pairs",
+        "def tokens(self, name, size=2):\n    return [name[i : i + 2] for i in range(len(name) - 1)]\n\n"
+        "# Example usage\npairs = tokens(None, 'abc')\nprint(pairs)",
         "```python\nreturn [name[i : i + 2] for i in range(len(name) - 1)]\n```",
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -133,3 +134,12 @@ def test_binary_programs_equal_enumeration(program: tuple[Any, ...]) -> None:
         best = max(allowed) if maximise else min(allowed)
         assert found.objective == pytest.approx(best, abs=1e-6)
         assert found.bound == pytest.approx(best, abs=1e-5)
+
+
+def test_a_solver_error_can_be_copied_and_sent() -> None:
+    error = copy.copy(SolverError("main problem", "kUnknown"))  # by __reduce__, as processes send it
+    assert (error.what, error.status, str(error)) == (
+        "main problem",
+        "kUnknown",
+        "main problem: the solver ended with 'kUnknown'",
+    )
