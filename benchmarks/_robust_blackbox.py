@@ -163,4 +163,5 @@ def summary(rows: list[Row], n: int) -> None:
             )
     if mine:
         learned, chance = (mean(row[who] for row in mine) for who in ("learned", "random"))
-        print(f"n = {n}: the mean of random search is {chance / max(learned, 1e-9):.1f} times that of the learned mode")
+        ratio = f"{chance / learned:.1f}" if learned > 1e-6 else "any number of"
+        print(f"n = {n}: the mean of random search is {ratio} times that of the learned mode")

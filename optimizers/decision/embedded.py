@@ -22,7 +22,7 @@ class Embedded:
     """
 
     features: Any
-    network: ReluNetwork | None
+    network: Any
     doubt: ReluNetwork | None
 
     def add_value(

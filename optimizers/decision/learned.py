@@ -200,9 +200,9 @@ class LearnedSolver:
                     yield x, scenario
 
     def _proposal(self, turn: int) -> Array | None:
-        """The next decision: by descent from the best ones; every eighth by the MILP."""
+        """The next decision: by descent from the best ones; every sixteenth by the MILP."""
         scenarios = self._active()
-        if turn % 8 == 7:
+        if turn % 16 == 15:
             x = self._proposer.main(scenarios[:4], self._dead, 1.0)
             if x is not None and x.tobytes() not in self._dead:
                 return x
@@ -219,6 +219,7 @@ class LearnedSolver:
         key = x.tobytes()
         bound = math.inf if again else self._best_total()
         local: LocalModel | None = None
+        found: tuple[Array, float] | None
         quiet = tried = 0
         while quiet < (_AGAIN if again else _PATIENCE) and tried < self._limits[again]:
             if (tried == 0 and not again) or not (finite := self._finite()):

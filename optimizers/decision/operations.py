@@ -198,9 +198,9 @@ def _largest(kind: str, at: Callable[[Array], Array | None], total: int, whole: 
         width = max(len(each) for each in lists)
         compared = bool((constant != far).any())
         rows, constants = np.zeros((width + compared, len(out), total)), np.full((width + compared, len(out)), 0.0)
-        for o, each in enumerate(lists):
+        for place, each in enumerate(lists):
             for k in range(width):
-                rows[k, o] = each[min(k, len(each) - 1)]
+                rows[k, place] = each[min(k, len(each) - 1)]
         if compared:
             constants[-1] = constant
     form = Largest(rows, constants, sign)

@@ -128,7 +128,7 @@ class Program:
             if node is scenario:
                 continue
             if isinstance(node, Version) and node.parameter in problem.decisions:
-                at[node] = problem.decisions.index(node.parameter)
+                at[node] = next(k for k, each in enumerate(problem.decisions) if each is node.parameter)
                 continue
             at[node] = len(self.steps)
             self.steps.append(self._step(node, at))
@@ -205,7 +205,7 @@ class Program:
                 given = merged(every, step.sources, varying, values)
                 return function(*filled(args, given), **filled(kwargs, given))
 
-        arguments = () if _unfolded(node) else step.template[0]
+        arguments: Any = () if _unfolded(node) else step.template[0]
         whole = kind in ("max", "min") and len(arguments) < 2
         if node.op is not None and node.op.name == "method":
             whole = kind in ("max", "min")

@@ -165,6 +165,7 @@ class InstanceNetwork(Embedded):
         strangeness: share of the items' features that lie outside of what training had.
     """
 
+    network: ReluNetwork
     doubt: ReluNetwork | None = None  # of feasibility; a set network has none
 
     def __init__(self, source: SetNetwork, given: Array, unit: float) -> None:

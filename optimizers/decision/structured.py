@@ -140,7 +140,8 @@ class StructuredSurrogate(Surrogate):
 
     def values(self, x: Array, xi: Array) -> Array:
         """The second stage's value for rows of x and xi, minimised."""
-        program, found = self.program, {}
+        program = self.program
+        found: dict[int, Array] = {}
         for k in program.live():
             step = program.steps[k]
             inputs = [found[j] for j in step.inputs]
@@ -180,7 +181,8 @@ class StructuredSurrogate(Surrogate):
         """See Surrogate: exact rows for exact steps, an embedded network for each opaque one."""
         if not self.ready:
             return None
-        forms, found = Forms(model, columns, domain), {}
+        forms = Forms(model, columns, domain)
+        found: dict[int, Any] = {}
         for k in self.program.live():
             step = self.program.steps[k]
             inputs = [found[j] for j in step.inputs]
