@@ -9,26 +9,26 @@ call. Calls that a workflow makes with a client library of its own are not seen.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import threading
 from contextvars import ContextVar
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.budget import Budget, Cost
 from trace_core.integrations.llm import errors
+from trace_core.integrations.llm.canonical import digest
+from trace_core.integrations.llm.prices import price_of
 from trace_core.integrations.llm.protocol import Answer, Layer, Request, Sample, Send, Usage
 from trace_core.tokens import estimate_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from trace_core.integrations.budget import Reservation
+    from trace_core.integrations.llm.prices import PriceOf
     from trace_core.integrations.store import CallRow, Run
-
-    PriceOf: TypeAlias = "Callable[[str], tuple[float, float] | None]"
 
 #: Length of an answer where the caller sets none and a budget limits tokens or dollars: without any, none could hold.
 ANSWER_TOKENS = 4096
@@ -165,7 +165,7 @@ def enter(request: Request, model: str, *, usd: float | None = None) -> Entry | 
         return None
     if here.budget is not None and here.budget.limits_answers and request.max_tokens is None:
         request = replace(request, max_tokens=ANSWER_TOKENS)
-    return Entry(here, request, model, estimate_of(request, model, usd, here.price or listed_price))
+    return Entry(here, request, model, estimate_of(request, model, usd, here.price or price_of))
 
 
 class Entry:
@@ -267,8 +267,7 @@ def request_hash(request: Request, model: str) -> str:
 
 def hash_of(data: Any) -> str:
     """A short hash of plain data."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return digest(data)[:16]
 
 
 def estimate_of(request: Request, model: str, usd: float | None, price: PriceOf) -> Cost:
@@ -280,18 +279,6 @@ def estimate_of(request: Request, model: str, usd: float | None, price: PriceOf)
     if usd is None and (known := price(model)) is not None:
         usd = prompt * known[0] + answer * known[1]
     return Cost(usd, prompt + answer, 1)
-
-
-def listed_price(model: str) -> tuple[float, float] | None:
-    """Dollars for each prompt token and each completion token of a model, as far as the library knows its price."""
-    from importlib.util import find_spec
-
-    if find_spec("trace_core.integrations.llm.prices") is None:
-        return None
-    from importlib import import_module
-
-    found: tuple[float, float] | None = import_module("trace_core.integrations.llm.prices").price_of(model)
-    return found
 
 
 def _cost(usage: Usage, usd: float | None, estimate: Cost) -> Cost:

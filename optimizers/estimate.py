@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from trace_core.integrations.accounting import listed_price
+from trace_core.integrations.llm.prices import price_of
 from trace_core.optimizers.llm.base import MAX_REPAIRS, LLMOptimizer
 
 if TYPE_CHECKING:
@@ -60,6 +60,6 @@ def estimate(
         return Estimate(metric_calls, None, None, None)
     asked = steps * proposals * (1 + MAX_REPAIRS)  # an answer cut off is asked for once more with twice the room
     prompt, answer = 2 * asked * optimizer.max_prompt_tokens, 3 * asked * optimizer.max_answer_tokens
-    price = (0.0, 0.0) if getattr(optimizer.llm, "is_local", False) else listed_price(optimizer.llm.model)
+    price = (0.0, 0.0) if getattr(optimizer.llm, "is_local", False) else price_of(optimizer.llm.model)
     usd = None if price is None else prompt * price[0] + answer * price[1]
     return Estimate(metric_calls, 2 * asked, prompt + answer, usd)

@@ -120,7 +120,7 @@ def check_one(
         with suppress(ValueError):  # no JSON: the parameter says below what it expects
             given = json.loads(given)
     if parameter.kind == "code" and isinstance(given, str):
-        given = whole_function(given, parameter.value)
+        given = whole_function(given, parameter.value, getattr(parameter, "function_name", name))
     try:
         checked = parameter.check(given)
     except ParameterError as error:

@@ -24,41 +24,46 @@ def strip_fence(text: str) -> str:
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def whole_function(text: str, current: str) -> str:
-    """The source that ``text`` stands for, beside the ``current`` source of the same function.
+def whole_function(text: str, current: str, name: str) -> str:
+    """The source that ``text`` stands for, beside the ``current`` source of the function ``name``.
 
     A fence is taken off, a missing ``def`` is put before the function's name, and the present signature's line before
     a bare body or expression. What cannot be completed in this way is given back as it is: the parameter says what is
     wrong with it.
     """
     text = strip_fence(text)
-    function = _function(current)
+    function = next((found for found in reversed(_functions(current)) if found.name == name), None)
     if function is None:
         return text
-    if _parses(text) and _function(text) is not None:
-        return _without_usage(text, function.name)
+    if _functions(text):
+        return _without_usage(text, name)
     word = "async def " if isinstance(function, ast.AsyncFunctionDef) else "def "
-    if text.startswith(f"{function.name}(") and _parses(word + text):
+    if text.startswith(f"{name}(") and _parses(word + text):
         return word + text
     returns = f" -> {ast.unparse(function.returns)}" if function.returns is not None else ""
-    header = f"{word}{function.name}({ast.unparse(function.args)}){returns}:\n"
+    header = f"{word}{name}({ast.unparse(function.args)}){returns}:\n"
     body = textwrap.dedent(text).strip("\n")
     if _is_expression(body):
         body = f"return {body}"
     elif "return" not in body and "yield" not in body:
         return text
     completed = header + textwrap.indent(body, "    ") + "\n"
-    return completed if _parses(completed) else text
+    return completed if _parses(completed) and not _has_long_text(completed) else text
 
 
-def _function(text: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The last function defined at the top of a source, if any: helpers stand before it."""
+def _has_long_text(source: str) -> bool:
+    """Whether a text in the source goes over several lines: moving the source to the right would change it."""
+    texts = (ast.Constant, ast.JoinedStr)
+    return any(isinstance(n, texts) and n.end_lineno != n.lineno for n in ast.walk(ast.parse(source)))
+
+
+def _functions(text: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions defined at the top of a source, none where it does not parse."""
     try:
-        tree = ast.parse(textwrap.dedent(text))
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
-        return None
-    found = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return found[-1] if found else None
+        return []
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def _without_usage(text: str, name: str) -> str:

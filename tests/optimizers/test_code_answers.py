@@ -56,6 +56,7 @@ def test_what_a_model_leaves_out_is_put_in(answer: str) -> None:
         ("def split(self, name, size=2):\n    return []", "must still be called 'tokens'"),
         ("tokens(self, name):\n    return []", "signature must stay"),
         ("", "functions defined in the text: none"),
+        ('return ["""a\nb"""]', "functions defined in the text: none"),  # to indent it would change the text
     ],
 )
 def test_what_is_no_function_is_refused_with_the_reason(answer: str, said: str) -> None:
@@ -64,6 +65,18 @@ def test_what_is_no_function_is_refused_with_the_reason(answer: str, said: str) 
     assert said in proposal.reason
     assert len(llm.calls) > 1  # asked again with the reason
     assert splitter.tokens("ab cd").value == ["ab", "cd"]
+
+
+def test_helpers_beside_the_function_do_not_matter() -> None:
+    splitter = Splitter()
+    splitter.tokens.code.update(
+        "def tokens(self, name, size=2):\n    return half(name)\n\ndef half(text):\n    return [text[:1]]\n"
+    )
+    llm = ScriptedLLM([{"reasoning": "pairs", "tokens": "[name[i : i + 2] for i in range(len(name) - 1)]"}])
+    optimizer = OptoPrime(splitter, llm=llm)
+    optimizer.backward(splitter.tokens("ab cd"), "should be pairs of letters")
+    assert optimizer.step().status == "applied"
+    assert splitter.tokens("abc").value == ["ab", "bc"]
 
 
 def test_a_tensor_is_asked_for_as_data() -> None:
