@@ -8,44 +8,36 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import BudgetTooSmall, NoDependence, SolverError
 from trace_core.optimizers.decision.executions import Executions, Record
-from trace_core.optimizers.decision.local import LocalModel
-from trace_core.optimizers.decision.proposing import Proposer
 from trace_core.optimizers.decision.result import Certificate, RobustResult, Round
-from trace_core.optimizers.decision.structured import StructuredSurrogate
-from trace_core.optimizers.decision.surrogate import Surrogate
+from trace_core.optimizers.decision.search import Search
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
 
     from trace_core.nodes.decision.checks import Array
     from trace_core.optimizers.decision.problem import RobustProblem
+    from trace_core.optimizers.decision.surrogate import Surrogate
 
-    Plan = Generator[tuple[Array, Array], Record, None]
-
-_ATTACKS = (10, 24)  # executions at most on one decision, for the first time and again; fewer of a small budget
-_PATIENCE, _AGAIN = 4, 8  # in a row that are no worse: a decision has stood the attack, for the first time or again
-_COURAGE = (0.0, 1.0, 2.0, 4.0)  # standard deviations added in turn: what is known, what is not
-_SCENARIOS = 6  # that the main problem looks at
-_IDLE = 3  # rounds without an execution, then something random is executed
+_CHECKED = 12  # records, then some are run again, to see whether they give the same
 
 
 class LearnedSolver:
     """Asks for executions one by one. ``run`` makes them, or a user does, through ``wanted`` and ``took``.
 
-    A first part of the budget goes to spread inputs. Then the network is fitted, the main problem on it proposes a
-    decision, the adversarial problem on it proposes the worst scenario; that is executed; and so on with this decision
-    until it turns out worse than the incumbent, or network and executions agree. A new incumbent has stood the
-    scenarios that were worst for others. Every few decisions the incumbent itself is attacked again.
+    What is executed, ``Search`` decides.
 
     Args:
         executions: of the second stage, at most.
         seconds: wall time.
         seed: of everything random.
+        hidden, members: see ``Surrogate``.
+        options: of ``Executions``.
     """
 
     def __init__(
@@ -59,28 +51,31 @@ class LearnedSolver:
         members: int = 4,
         **options: Any,
     ) -> None:
-        least = 2 * (problem.size + problem.uncertainty.size) + 10
+        self.executions = Executions(problem, **options)
+        least = (2 * (problem.size + problem.uncertainty.size) + 10) * self.executions.replicates
         if executions < least:
             raise BudgetTooSmall(executions, least)
         self.problem, self.budget, self.seconds = problem, executions, seconds
-        self.executions = Executions(problem, **options)
-        self.surrogate: Surrogate = Surrogate(problem, hidden=hidden, members=members, seed=seed)
-        self._generator = np.random.default_rng(seed)
-        self._proposer = Proposer(problem, self.surrogate, self._generator)
+        self.search = Search(
+            problem,
+            self.executions,
+            budget=executions // self.executions.replicates,
+            seed=seed,
+            hidden=hidden,
+            members=members,
+            note=self._note,
+        )
         self.stop: str | None = None
         self.history: list[Round] = []
-        self._worst: dict[bytes, Record] = {}  # of each decision, the worst record
-        self._dead: set[bytes] = set()  # decisions that need no more executions
-        self._scenarios: list[Array] = []
-        self._errors: list[float] = []
-        self._spent, self._used, self._fitted = 0.0, 0, 0
-        self._plan: Plan | None = None
+        self._spent, self._used = 0.0, 0
         self._wanted: tuple[Array, Array] | None = None
-        self._checked = False
+        self._checked = self._warned = False
         self._context = ""
-        self._limits = [min(most, max(least, executions // 40)) for most, least in zip(_ATTACKS, (4, 6), strict=True)]
-        self._whole = {"hidden": hidden, "members": members, "seed": seed}
-        self._shape = {"hidden": min(hidden, 12), "members": min(members, 2), "seed": seed}
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """What has been learned."""
+        return self.search.surrogate
 
     # ---- one execution after the other
 
@@ -104,212 +99,53 @@ class LearnedSolver:
     def wanted(self) -> tuple[Array, Array] | None:
         """The next (decision, scenario) to be executed; None at the end, with ``stop`` set."""
         if self.executions.context != self._context:
-            self._renew()
-        if self.stop is None and self._wanted is None:
-            if self._used >= self.budget:
-                self.stop = "executions"
-            elif self._spent > self.seconds and self._worst:
-                self.stop = "time"
-            else:
-                self._plan = self._plan or self._planned()
-                try:
-                    self._wanted = next(self._plan)
-                except StopIteration:
-                    self.stop = "exhausted"
-        return None if self.stop is not None else self._wanted
+            self._context = self.executions.context
+            if self.executions.renew():  # a prompt, code or number of the workflow was changed
+                self.search.renew()
+                self._wanted = None
+        if self._wanted is None:
+            self._ask()
+        return self._wanted
 
-    def _renew(self) -> None:
-        """A prompt, code or number of the workflow was changed: values executed before it do not hold any more."""
-        first = not self._context and not any(record.context for record in self.executions.records[:-1])
-        self._context = self.executions.context
-        if first:
-            return
-        self.executions.forget_values()
-        self._worst, self._dead, self._plan, self._wanted = {}, set(), None, None
-        for record in self.executions.current():
-            self._note_worst(record)
+    def _ask(self) -> None:
+        if self.stop is None and self._used + self.executions.replicates > self.budget:
+            self.stop = "executions"
+        if self.stop is None and self._spent > self.seconds and self.search.worst:
+            self.stop = "time"
+        if self.stop is None:
+            self._wanted = self.search.next(self._used)
+            self.stop = "exhausted" if self._wanted is None else None
 
     def tell(self, record: Record) -> None:
         """What the execution of ``wanted`` gave (or another that happened)."""
-        self._note_worst(record)
-        if not self._checked and len(self.executions.records) >= 12:
-            self._checked = True
-            before = self.executions.count
-            if self.problem.second_stage is not None:
-                self.executions.check_noise()
-            self._used += self.executions.count - before
-        asked = self._wanted is not None and np.array_equal(record.x, self._wanted[0])
         self._wanted = None
-        if self._plan is not None and asked:
-            try:
-                self._wanted = self._plan.send(record)
-            except StopIteration:
-                self.stop = "exhausted"
-        if self._used >= self.budget and self.stop is None:
-            self.stop = "executions"
+        self.search.told(record)
+        self._check()
+        self._ask()  # at once: between two executions, a state has all there is to go on from
 
     def took(self, record: Record) -> None:
         """An execution made by a user: it counts."""
+        began = time.monotonic()
         self._used += 1
         self.tell(record)
+        self._spent += time.monotonic() - began
 
-    # ---- the plan
+    def learn(self, records: Any) -> None:
+        """Train on executions of earlier runs too; they use no budget. See ``Executions.load``."""
+        self.executions.load(records)
+        for record in self.executions.current():
+            self.search.learned(record)
 
-    def _planned(self) -> Plan:
-        first = max(int(0.2 * self.budget), min(24, int(0.35 * self.budget)))
-        yield from self._spread(first - len(self.executions.current()))
-        self._warn_of_no_dependence()
-        tried = idle = 0
-        stood: bytes | None = None  # the incumbent that was attacked last
-        while True:
-            begun = self._used
-            late = self._used > 0.75 * self.budget
-            if not tried or len(self.executions.records) >= self._fitted + 8:
-                self._fit(40 if tried else 400)
-            x = None if late and tried % 3 else self._proposal(tried)
-            tried += 1
-            if x is not None:
-                yield from self._attack(x)
-            if (best := self._incumbent()) is not None and (late or x is None or best.tobytes() != stood):
-                stood = best.tobytes()
-                yield from self._attack(best, again=True)
-            # A round may execute nothing: what it proposes is known already, or there is no incumbent to attack.
-            idle = idle + 1 if self._used == begun else 0
-            if (idle >= _IDLE or (idle and x is None)) and (yield from self._refresh()):
-                return
-
-    def _refresh(self) -> Generator[tuple[Array, Array], Record, bool]:
-        """Nothing new is proposed: execute something random. True if there is nothing left at all."""
-        for x in self._proposer.random(20):
-            xi = self.problem.uncertainty.sample(1, self._generator)[0]
-            if self.executions.known(x, xi) is None:
-                yield x, xi
-                return False
-        return True
-
-    def _spread(self, count: int) -> Plan:
-        """A first design: decisions of all densities, each with what is expected, a scenario shared, one of its own."""
-        xi = self.problem.uncertainty
-        shared, turn = xi.sample(4, self._generator), 0
-        while count > 0:
-            x = self._proposer.random(1)[0]
-            turn += 1
-            for scenario in [xi.center, shared[turn % 4], *xi.sample(1, self._generator)][: min(3, count)]:
-                count -= 1
-                if self.executions.known(x, scenario) is None:
-                    yield x, scenario
-
-    def _proposal(self, turn: int) -> Array | None:
-        """The next decision: by descent from the best ones; every sixteenth by the MILP."""
-        scenarios = self._active()
-        if turn % 16 == 15:
-            x = self._proposer.main(scenarios[:4], self._dead, 1.0)
-            if x is not None and x.tobytes() not in self._dead:
-                return x
-        best = sorted(self._tried().values(), key=self._total)[:2]
-        starts = [*(record.x for record in best), *self._proposer.random(1)]
-        return self._proposer.near(starts, scenarios, self._dead)
-
-    def _active(self) -> list[Array]:
-        """What is expected, and the scenarios that were worst lately."""
-        return [self.problem.uncertainty.center, *self._scenarios[-_SCENARIOS:]]
-
-    def _attack(self, x: Array, again: bool = False) -> Plan:
-        """Execute scenarios that may be the worst for ``x``, until a few in a row are none."""
-        key = x.tobytes()
-        bound = math.inf if again else self._best_total()
-        local: LocalModel | None = None
-        found: tuple[Array, float] | None
-        quiet = tried = 0
-        while quiet < (_AGAIN if again else _PATIENCE) and tried < self._limits[again]:
-            if (tried == 0 and not again) or not (finite := self._finite()):
-                found = self._expected_worst(x)
-            else:
-                local = local or LocalModel(self.problem, self.surrogate, x, finite)
-                own = [self._worst[key].xi] if key in self._worst else []
-                found = local.worst(
-                    [self.problem.uncertainty.center, *self._scenarios[-_SCENARIOS:], *own],
-                    self._generator,
-                    _COURAGE[tried % len(_COURAGE)],
-                    lambda xi: self.executions.known(x, xi) is not None,
-                )
-                if found is None:
-                    break
-            tried += 1
-            xi, expected = found
-            if self.executions.known(x, xi) is not None:
-                continue
-            before = self._worst[key].value if key in self._worst else -math.inf
-            record = yield x, xi
-            total = self._total(record)
-            if math.isinf(total) or (not again and total > bound):
-                self._keep_scenario(xi)
-                self._dead.add(key)
-                self._note("dropped", total)
-                return
-            self._errors.append(abs(record.value - expected))
-            if local is not None:
-                local.add(record)
-            quiet = 0 if record.value > before + 5e-3 * self.surrogate.scale else quiet + 1
-        self._dead.add(key)
-        if key in self._worst:
-            self._keep_scenario(self._worst[key].xi)
-            self._note("attacked again" if again else "attacked", self._total(self._worst[key]))
-
-    def _expected_worst(self, x: Array) -> tuple[Array, float]:
-        """Of the scenarios that were the worst for decisions before, the one that the network takes for the worst."""
-        known = [*reversed(self._scenarios[-_SCENARIOS:]), self.problem.uncertainty.center]
-        values = self.surrogate.predict(np.broadcast_to(x, (len(known), len(x))), np.array(known))
-        best = int(np.argmax(values))
-        return known[best], float(values[best])
-
-    def _finite(self) -> list[Record]:
-        return [record for record in self.executions.current() if math.isfinite(record.value)]
-
-    def _use(self, surrogate: Surrogate) -> None:
-        self.surrogate = self._proposer.surrogate = surrogate
-
-    def _keep_scenario(self, xi: Array) -> None:
-        self._scenarios = [*[s for s in self._scenarios if not np.array_equal(s, xi)][-40:], xi]
-
-    def _fit(self, epochs: int, near: Array | None = None) -> None:
-        if near is None and (best := self._incumbent()) is not None:
-            near = best
-        self._fitted = len(self.executions.records)
-        program = self.executions.program
-        if program is not None and not program.trivial:
-            if not isinstance(self.surrogate, StructuredSurrogate):
-                self._use(StructuredSurrogate(self.problem, program, **self._shape))
-            if isinstance(self.surrogate, StructuredSurrogate):
-                self.surrogate.program = program
-                self.surrogate.current = self.executions.keys
-            self.surrogate.fit(self.executions.records, epochs=epochs, near=near, binary=self.problem.binary)
-            return
-        if isinstance(self.surrogate, StructuredSurrogate):  # runs differed so much that nothing is left of it
-            self._use(Surrogate(self.problem, **self._whole))
-            epochs = 300
-        self.surrogate.fit(self.executions.current(), epochs=epochs, near=near, binary=self.problem.binary)
-
-    # ---- what is known
-
-    def _note_worst(self, record: Record) -> None:
-        key = record.x.tobytes()
-        if key not in self._worst or record.value > self._worst[key].value:
-            self._worst[key] = record
-
-    def _total(self, record: Record) -> float:
-        return self.problem.value_of(record.x) + record.value
-
-    def _tried(self) -> dict[bytes, Record]:
-        """Decisions that were attacked to the end."""
-        return {key: record for key, record in self._worst.items() if key in self._dead and math.isfinite(record.value)}
-
-    def _incumbent(self) -> Array | None:
-        tried = self._tried()
-        return min(tried.values(), key=self._total).x if tried else None
-
-    def _best_total(self) -> float:
-        return min((self._total(record) for record in self._tried().values()), default=math.inf)
+    def _check(self) -> None:
+        """Once, look for noise, and whether decision and scenario matter."""
+        executions, count = self.executions, len(self.executions.records)
+        if not self._checked and count >= _CHECKED and self._used + 3 * executions.replicates < self.budget:
+            self._checked, before = True, executions.count
+            executions.check_noise()
+            self._used += executions.count - before
+        if not self._warned and self.search.designed:
+            self._warned = True
+            self._warn_of_no_dependence()
 
     def _warn_of_no_dependence(self) -> None:
         records = self.executions.records
@@ -324,43 +160,44 @@ class LearnedSolver:
                 warnings.warn(f"the second stage's value did not depend on {name} in any execution", NoDependence, 6)
 
     def _note(self, what: str, total: float) -> None:
-        best = self._best_total()
-        sign = self.problem.sign
+        best, sign = self.search.best_total(), self.problem.sign
         shown = f"{what}: worst executed {sign * total:g}"
         self.history.append(Round(None, sign * best if math.isfinite(best) else None, shown, self._spent, self._used))
 
+    # ---- state and result
+
     def state(self) -> dict[str, Any]:
-        """Plain data: the executions, which decisions are done with, and the scenarios kept."""
+        """Plain data: the executions, the network, and where the search stands."""
         return {
-            "records": [record.data() for record in self.executions.records],
-            "done": [np.frombuffer(key).tolist() for key in sorted(self._dead)],
-            "scenarios": [xi.tolist() for xi in self._scenarios],
+            "executions": self.executions.state(),
+            "search": self.search.state(),
+            "wanted": None if self._wanted is None else [each.tolist() for each in self._wanted],
+            "history": [list(astuple(each)) for each in self.history],
             "used": self._used,
             "seconds": self._spent,
+            "checked": [self._checked, self._warned],
+            "stop": self.stop,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``."""
-        self.learn(state["records"])
-        self._dead |= {np.array(x, dtype=np.float64).tobytes() for x in state["done"]}
-        for xi in state["scenarios"]:
-            self._keep_scenario(np.array(xi, dtype=np.float64))
+        """Go on from ``state``, as the run that it was taken from would have. A larger budget or more time counts."""
+        self.executions.restore(state["executions"])
+        self._context = self.executions.context
+        self.search.restore(state["search"])
+        wanted = state["wanted"]
+        self._wanted = None if wanted is None else (np.array(wanted[0], float), np.array(wanted[1], float))
+        self.history = [Round(*each) for each in state["history"]]
         self._used, self._spent = int(state["used"]), float(state["seconds"])
-
-    def learn(self, records: Any) -> None:
-        """Train on executions of earlier runs too; they use no budget. See ``Executions.load``."""
-        first = len(self.executions.records)
-        self.executions.load(records)
-        for record in self.executions.records[first:]:
-            self._note_worst(record)
+        self._checked, self._warned = state["checked"]
+        self.stop = state["stop"] if state["stop"] == "exhausted" else None
 
     @property
     def x(self) -> Array | None:
         """The best decision so far: attacked to the end, or if there is none, the best of all."""
-        best = self._incumbent()
+        best = self.search.incumbent()
         if best is None:
-            finite = [record for record in self._worst.values() if math.isfinite(record.value)]
-            best = min(finite, key=self._total).x if finite else None
+            finite = [record for record in self.search.worst.values() if math.isfinite(record.value)]
+            best = min(finite, key=self.search.total).x if finite else None
         return best
 
     def result(self) -> RobustResult:
@@ -368,17 +205,16 @@ class LearnedSolver:
         x = self.x
         if x is None:
             raise SolverError("no decision was found for which the second stage has a value", "running")
-        record = self._worst[x.tobytes()]
-        errors = self._errors[-20:]
+        record = self.search.worst[x.tobytes()]
         return RobustResult(
             x=x,
             values=self.problem.split(x),
-            worst_case=self.problem.sign * self._total(record),
+            worst_case=self.problem.sign * self.search.total(record),
             worst_scenario=record.xi,
             certificate=Certificate(
                 "empirical",
                 executions=self.executions.count,
-                model_error=max((e for e in errors if math.isfinite(e)), default=None),
+                model_error=max((e for e in self.search.errors if math.isfinite(e)), default=None),
                 noisy=self.executions.noisy,
             ),
             stop=self.stop or "running",

@@ -15,7 +15,7 @@ from trace_core.node import ExceptionNode, Node
 from trace_core.nodes.decision._numpy import np
 from trace_core.operators import Operator
 from trace_core.optimizers.decision.operations import Bilinear, Exact, exact_form, flat, known_as
-from trace_core.optimizers.decision.recorded import Ref, code_of, equal, filled, merged, template_of
+from trace_core.optimizers.decision.recorded import Ref, code_of, equal, filled, merged, template_of, value_key
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
@@ -92,6 +92,18 @@ def topological(output: Node) -> list[Node]:
     return order
 
 
+def parameters_behind(output: Node, problem: RobustProblem) -> list[Parameter]:
+    """The trainable parameters that a run read, beside the decisions, in the order met."""
+    found = (node.parameter for node in topological(output) if isinstance(node, Version))
+    return list(dict.fromkeys(each for each in found if each not in problem.decisions))
+
+
+def context_of(output: Node, problem: RobustProblem) -> list[str]:
+    """A key of each of these with the value that was read, sorted."""
+    versions = (node for node in topological(output) if isinstance(node, Version))
+    return sorted({value_key(v.parameter, v._value) for v in versions if v.parameter not in problem.decisions})
+
+
 def _unfolded(node: Node) -> bool:
     return node._extra is not None and node._extra.inner is not None
 
@@ -103,18 +115,18 @@ class Program:
         problem: whose decisions are looked for.
         output: the node that the second stage gave.
         scenario: the node it was given.
+        diverged: of an earlier program: what differed once is taken to differ still.
 
     Attributes:
         steps: in topological order, the decisions and the scenario first.
         diverged: names of the steps where two runs had different graphs.
-        parameters: trainable parameters other than the decisions, in the order met.
     """
 
-    def __init__(self, problem: RobustProblem, output: Node, scenario: Node, before: Program | None = None) -> None:
+    def __init__(self, problem: RobustProblem, output: Node, scenario: Node, diverged: Sequence[str] = ()) -> None:
         self.problem = problem
         self.steps: list[Step] = []
         self.diverged: list[str] = []
-        self.parameters: list[Parameter] = []
+        self._parameters = parameters_behind(output, problem)
         first = 0
         for each in problem.decisions:
             start = each.name or "x"
@@ -133,9 +145,9 @@ class Program:
             at[node] = len(self.steps)
             self.steps.append(self._step(node, at))
         self.output = at[output]
-        self._made = self.context()
+        self._made = self._values()
         names = {step.name: k for k, step in enumerate(self.steps)}
-        for name in before.diverged if before is not None else ():  # what differed once is taken to differ still
+        for name in diverged:
             if name in names:
                 self._cut(names[name])
         if self.steps[self.output].size != 1:
@@ -146,8 +158,6 @@ class Program:
         vector = None if isinstance(node, ExceptionNode) else flat(value)
         size = 0 if vector is None else len(vector)
         if isinstance(node, Version):
-            if node.parameter not in self.parameters:
-                self.parameters.append(node.parameter)
             name = node.parameter.name or "parameter"
             return Step(name, node.parameter, None, [], [], False, False, size, "constant", value)
         if node.op is None:
@@ -238,17 +248,12 @@ class Program:
 
     # ---- other runs
 
-    def context(self) -> str:
-        """A hash of the values of ``parameters``."""
-        digest = hashlib.sha256()
-        for each in self.parameters:
-            vector = flat(each.value)
-            digest.update(repr(each.value).encode() if vector is None else vector.tobytes())
-        return digest.hexdigest()[:16] if self.parameters else ""
+    def _values(self) -> list[str]:
+        return [value_key(each, each.value) for each in self._parameters]
 
     def stale(self) -> bool:
         """Whether a parameter has another value than when this was made, so that exact steps may be others."""
-        return self.context() != self._made
+        return self._values() != self._made
 
     def live(self) -> list[int]:
         """Positions of the steps that the cost is worked out from, in order."""
@@ -259,6 +264,14 @@ class Program:
                     found.add(k)
                     stack.append(k)
         return sorted(found)
+
+    def signature(self, k: int) -> list[Any]:
+        """What a step is and what it is made of: equal in two programs where one surrogate serves both."""
+        return [
+            self.steps[k].name,
+            self.steps[k].size,
+            *([self.steps[j].name, self.steps[j].size] for j in self.steps[k].inputs),
+        ]
 
     @property
     def opaque(self) -> list[int]:
@@ -334,9 +347,7 @@ class Program:
         """The context of an opaque step: its code, and the values of everything in it that is neither x nor xi."""
         digest = hashlib.sha256()
         if self.steps[k].whole:
-            for each in self.parameters:
-                digest.update(repr(each.value).encode())
-            return digest.hexdigest()[:16]
+            return " ".join(context_of(matched[k], self.problem))
         stack, seen = [k], set()
         while stack:
             j = stack.pop()

@@ -64,23 +64,30 @@ class Proposer:
 
     def near(self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes]) -> Array | None:
         """The best decision that a descent over the network finds from ``starts``, none of ``taken``."""
-        best, value = None, math.inf
+        found = self.nearest(starts, scenarios, taken, 1)
+        return found[0] if found else None
+
+    def nearest(
+        self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes], count: int
+    ) -> list[Array]:
+        """The ``count`` best ones that it meets on its way, the best first."""
+        pool: dict[bytes, tuple[float, Array]] = {}
         for start in starts:
-            x = start
+            x, here = start, math.inf
             for _ in range(12):
                 rows = self._neighbours(x)
                 totals = self.predicted(rows, scenarios) if len(rows) else np.empty(0)
-                order = np.argsort(totals, kind="stable")
-                free = [k for k in order[:80] if rows[k].tobytes() not in taken]
-                if free and totals[free[0]] < value:
-                    allowed = next((k for k in free if self.problem.allows(rows[k])), None)
-                    if allowed is not None and totals[allowed] < value:
-                        best, value = rows[allowed].copy(), float(totals[allowed])
-                step = next((k for k in order[:80] if self.problem.allows(rows[k])), None)
-                if step is None or totals[step] >= self.predicted(x[None], scenarios)[0] - 1e-12:
+                order = np.argsort(totals, kind="stable")[: 80 + count]
+                allowed = [k for k in order if self.problem.allows(rows[k])]
+                for k in allowed:
+                    if (key := rows[k].tobytes()) not in taken:
+                        pool[key] = (float(totals[k]), rows[k])
+                here = here if math.isfinite(here) else float(self.predicted(x[None], scenarios)[0])
+                if not allowed or totals[allowed[0]] >= here - 1e-12:
                     break
-                x = rows[step]
-        return best
+                x, here = rows[allowed[0]], float(totals[allowed[0]])
+        best = sorted(pool.values(), key=lambda each: each[0])[:count]
+        return [x.copy() for _, x in best]
 
     def _neighbours(self, x: Array) -> Array:
         """One entry changed, or two that move against each other; a random part where there are too many."""

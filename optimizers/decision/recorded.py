@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trace_core.node import Node
+    from trace_core.parameter import Parameter
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ def code_of(op: Any) -> bytes:
 def _code_bytes(code: Any) -> bytes:
     parts = [_code_bytes(each) if hasattr(each, "co_code") else repr(each).encode() for each in code.co_consts]
     return bytes(code.co_code) + b"|".join(parts) + repr(code.co_names).encode()
+
+
+def value_key(parameter: Parameter, value: Any) -> str:
+    """Changes with the value of a parameter; equal in another process."""
+    vector = flat(value)
+    digest = hashlib.sha256(f"{parameter.name}{np.shape(value) if vector is not None else repr(value)}".encode())
+    if vector is not None:
+        digest.update(vector.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def filled(template: Any, values: Sequence[Any]) -> Any:

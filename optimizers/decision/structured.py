@@ -12,6 +12,8 @@ from trace_core.optimizers.decision.relu import Affine, ReluNetwork
 from trace_core.optimizers.decision.surrogate import Ensemble, Surrogate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trace_core.nodes.decision.checks import Array
     from trace_core.nodes.decision.milp import Columns, Model
     from trace_core.optimizers.decision.executions import Record
@@ -27,7 +29,7 @@ class NodeSurrogate:
 
     def __init__(self, program: Program, k: int, *, hidden: int, members: int, seed: int) -> None:
         step = program.steps[k]
-        self.name, self.inputs, self.size = step.name, step.inputs, step.size
+        self.what, self.size = program.signature(k), step.size
         alone: dict[str, list[int]] = {"x": [], "xi": []}
         first = 0
         for j in step.inputs:
@@ -46,6 +48,7 @@ class NodeSurrogate:
         self._ensemble = Ensemble(first + len(self.pairs), hidden, members, seed, outputs=self.size)
         self.network: ReluNetwork | None = None
         self.middle, self.half = np.zeros(first), np.ones(first)
+        self._mean, self._scale = np.zeros(self.size), np.ones(self.size)
 
     def fit(self, inputs: Array, outputs: Array, weights: Array, epochs: int) -> None:
         """Train on from where it is."""
@@ -53,9 +56,22 @@ class NodeSurrogate:
             low, high = inputs.min(axis=0), inputs.max(axis=0)
             self.middle, self.half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
         mean, scale = outputs.mean(axis=0), outputs.std(axis=0)
-        scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
-        self._ensemble.fit(self.features(inputs), (outputs - mean) / scale, weights, epochs)
-        self.network = self._ensemble.merged(scale, mean)
+        self._mean, self._scale = mean, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+        self._ensemble.fit(self.features(inputs), (outputs - mean) / self._scale, weights, epochs)
+        self.network = self._ensemble.merged(self._scale, mean)
+
+    _KEPT = ("middle", "half", "_mean", "_scale")
+
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"weights": self._ensemble.state()} | {name: getattr(self, name).tolist() for name in self._KEPT}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` of a fitted surrogate of an equal step."""
+        for name in self._KEPT:
+            setattr(self, name, np.array(state[name], dtype=np.float64))
+        self._ensemble.restore(state["weights"])
+        self.network = self._ensemble.merged(self._scale, self._mean)
 
     def features(self, inputs: Array) -> Array:
         """Rows of features."""
@@ -85,7 +101,6 @@ class StructuredSurrogate(Surrogate):
         self._shape = (hidden, members, seed)
         self.nodes: dict[int, NodeSurrogate] = {}
         self.current: dict[str, str] = {}  # context key of each opaque step now
-        self._made_for: list[str] = []
 
     @property
     def ready(self) -> bool:
@@ -103,30 +118,45 @@ class StructuredSurrogate(Surrogate):
         if near is not None and binary:
             weights[np.abs(x - near).sum(axis=1) <= 2] = 5.0
         hidden, members, seed = self._shape
-        if self._made_for != self.program.diverged:  # a part became opaque: what it looks at changed
-            self.nodes, self._made_for = {}, list(self.program.diverged)
+        before, self.nodes = self.nodes, {}
         for k in self.program.opaque:
             rows = self._rows(k, records)
             if rows is None:
                 continue
             chosen, inputs, outputs = rows
-            if k not in self.nodes:
-                self.nodes[k] = NodeSurrogate(self.program, k, hidden=hidden, members=members, seed=seed + k)
-                epochs = max(epochs, 300)
-            self.nodes[k].fit(inputs, outputs, weights[chosen], epochs)
+            node = before.get(k)
+            if node is None or node.what != self.program.signature(k):  # new, or what it looks at changed
+                node = NodeSurrogate(self.program, k, hidden=hidden, members=members, seed=seed + k)
+            node.fit(inputs, outputs, weights[chosen], epochs if node.network else max(epochs, 300))
+            self.nodes[k] = node
         if not fine.all() and fine.any():
             self.fit_doubt(x, xi, fine, epochs)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        nodes = [[k, node.what, node.state()] for k, node in self.nodes.items() if node.network is not None]
+        return super().state() | {"nodes": nodes}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; nodes that the program has no more are left out, and learned anew."""
+        super().restore(state)
+        hidden, members, seed = self._shape
+        for k, what, given in state["nodes"]:
+            if k in self.program.opaque and self.program.signature(k) == what:
+                self.nodes[k] = NodeSurrogate(self.program, k, hidden=hidden, members=members, seed=seed + k)
+                self.nodes[k].restore(given)
 
     def _rows(self, k: int, records: list[Record]) -> tuple[list[int], Array, Array] | None:
         """(records, inputs, outputs) for one step."""
         step, chosen, inputs, outputs = self.program.steps[k], [], [], []
+        width = sum(self.program.steps[j].size for j in step.inputs)
         for row, record in enumerate(records):
             seen = record.seen
             if seen is None or step.name not in seen.values or seen.keys.get(step.name) != self.current.get(step.name):
                 continue
             parts = [self._input(j, seen, record.x, record.xi) for j in step.inputs]
             known = [part for part in parts if part is not None]
-            if len(known) == len(parts):
+            if len(known) == len(parts) and sum(map(len, known)) == width and len(seen.values[step.name]) == step.size:
                 chosen.append(row)
                 inputs.append(np.concatenate(known))
                 outputs.append(seen.values[step.name])

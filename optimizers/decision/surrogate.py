@@ -11,6 +11,8 @@ from trace_core.optimizers.decision.embedded import Embedded
 from trace_core.optimizers.decision.relu import ReluNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trace_core.nodes.decision.checks import Array
     from trace_core.optimizers.decision.executions import Record
     from trace_core.optimizers.decision.problem import RobustProblem
@@ -86,7 +88,7 @@ class Surrogate(Embedded):
         self.features = Features(problem)
         self.network: ReluNetwork | None = None
         self.doubt: ReluNetwork | None = None
-        self.scale = 1.0
+        self.scale, self._mean = 1.0, 0.0
         self._value = Ensemble(self.features.count, hidden, members, seed)
         self._feasible = Ensemble(self.features.count, hidden, 1, seed + 1)
 
@@ -99,12 +101,10 @@ class Surrogate(Embedded):
         if near is not None and binary:
             weights[np.abs(x - near).sum(axis=1) <= 2] = 5.0
         if fine.any():
-            mean, self.scale = (
-                float(values[fine].mean()),
-                float(max(values[fine].std(), 1e-9 * np.abs(values[fine]).max(), 1e-12)),
-            )
-            self._value.fit(features[fine], (values[fine] - mean) / self.scale, weights[fine], epochs)
-            self.network = self._value.merged(self.scale, mean)
+            self._mean = float(values[fine].mean())
+            self.scale = float(max(values[fine].std(), 1e-9 * np.abs(values[fine]).max(), 1e-12))
+            self._value.fit(features[fine], (values[fine] - self._mean) / self.scale, weights[fine], epochs)
+            self.network = self._value.merged(self.scale, self._mean)
         if not fine.all() and fine.any():
             self.fit_doubt(x, xi, fine, epochs)
 
@@ -136,6 +136,22 @@ class Surrogate(Embedded):
         found: Array = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi)) @ matrix
         return found
 
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        value = None if self.network is None else self._value.state()
+        doubt = None if self.doubt is None else self._feasible.state()
+        return {"value": value, "doubt": doubt, "scale": self.scale, "mean": self._mean}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` of the same shape."""
+        self.scale, self._mean = float(state["scale"]), float(state["mean"])
+        if state["value"] is not None:
+            self._value.restore(state["value"])
+            self.network = self._value.merged(self.scale, self._mean)
+        if state["doubt"] is not None:
+            self._feasible.restore(state["doubt"])
+            self.doubt = self._feasible.merged(1.0, 0.0)
+
 
 class Ensemble:
     """Members trained at once by Adam on all data; each a hidden layer beside a linear part."""
@@ -148,35 +164,36 @@ class Ensemble:
         def tensor(*shape: int, scale: float) -> Any:
             return (torch.randn(*shape, generator=made) * scale).requires_grad_()
 
-        self.parameters = [
+        self._weights = [
             tensor(members, inputs, hidden, scale=1.0 / math.sqrt(inputs)),
             tensor(members, 1, hidden, scale=0.5),
             tensor(members, hidden, outputs, scale=0.5 / math.sqrt(hidden)),
             tensor(members, 1, outputs, scale=0.1),
             tensor(members, inputs, outputs, scale=0.1 / math.sqrt(inputs)),
         ]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-2, weight_decay=1e-5)
 
     def fit(self, features: Array, targets: Array, weights: Array, epochs: int) -> None:
+        """Train on from where the weights are. Targets: (rows,) or (rows, outputs)."""
         torch = self._torch
+        optimizer = torch.optim.Adam(self._weights, lr=1e-2, weight_decay=1e-5)  # anew: only weights are state
         inputs = torch.as_tensor(features, dtype=torch.float32)
         wanted = torch.as_tensor(targets, dtype=torch.float32).reshape(1, len(features), -1)
         share = torch.as_tensor(weights / weights.sum(), dtype=torch.float32)[None, :, None]
-        w1, b1, w2, b2, skip = self.parameters
+        w1, b1, w2, b2, skip = self._weights
         with torch.enable_grad():
             for epoch in range(epochs):
-                self.optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 if epoch < 0.6 * epochs else 0.2)
+                optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 if epoch < 0.6 * epochs else 0.2)
                 found = torch.relu(inputs @ w1 + b1) @ w2 + b2 + inputs @ skip
                 loss = (
                     share * torch.nn.functional.smooth_l1_loss(found, wanted.expand_as(found), reduction="none")
                 ).sum()
-                self.optimizer.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                self.optimizer.step()
+                optimizer.step()
 
     def merged(self, scale: Any, mean: Any) -> ReluNetwork:
         """The mean of the members as one network, in the units of the values: one scale and mean for each output."""
-        w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self.parameters)
+        w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self._weights)
         members, inputs, hidden = w1.shape
         outputs = w2.shape[2]
         scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), (outputs,))
@@ -184,3 +201,13 @@ class Ensemble:
         last = w2.reshape(members * hidden, outputs).T / members * scales[:, None]
         layers = [(first, b1.reshape(-1)), (last, b2.mean(axis=0)[0] * scales + mean)]
         return ReluNetwork(layers, skip.mean(axis=0).T * scales[:, None])
+
+    def state(self) -> list[Any]:
+        """The weights as nested lists."""
+        return [weight.detach().tolist() for weight in self._weights]
+
+    def restore(self, state: list[Any]) -> None:
+        """Take over weights of ``state``."""
+        torch = self._torch
+        for weight, given in zip(self._weights, state, strict=True):
+            weight.data = torch.tensor(given, dtype=torch.float32).reshape(weight.shape)
