@@ -1,9 +1,9 @@
-# ruff: noqa: T201 - a script: its table is its output
 """Robust decisions: how good they are, and what they cost.
 
     python benchmarks/neur2ro.py --only a      32 published knapsacks and capital budgeting, certified
     python benchmarks/neur2ro.py --only b      the same knapsacks, and others, by a network trained beforehand
     python benchmarks/neur2ro.py --only c      knapsacks that can only be run, beside random search
+    python benchmarks/neur2ro.py --only d      a surrogate for each node of a traced second stage, beside one network
     python benchmarks/neur2ro.py --only e --plot docs/robust-time.svg      exact beside learned, up to n = 200
     python benchmarks/neur2ro.py --quick       every part on few instances
     python benchmarks/neur2ro.py --train       the network of (b) and (e), made anew
@@ -19,72 +19,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
-from _robust_exact import exact_capital, exact_knapsack, summary
+from _robust_blackbox import black_box
+from _robust_exact import exact_capital, exact_knapsack
 from _robust_learned import pretrained, race, train
 from _robust_plot import drawn
-from _robust_problems import FAMILIES, Knapsack, generate
+from _robust_structure import structure
 
-from trace_core.nodes.decision import Budget
-from trace_core.optimizers.decision import ExactSolver, Neur2RO
-from trace_core.optimizers.decision.adversary import ConcaveAdversary
-
-Row = dict[str, Any]
-
-
-def random_search(knapsack: Knapsack, executions: int, seed: int) -> Any:
-    """The decision with the best worst of ten random scenarios, among random decisions."""
-    rng, xi = np.random.default_rng(seed), Budget(knapsack.n, gamma=knapsack.gamma)
-    best, at = -np.inf, np.zeros(knapsack.n)
-    for _ in range(executions // 10):
-        x = (rng.uniform(size=knapsack.n) < rng.uniform()).astype(float)
-        worst = min(knapsack.second_stage(x, each) for each in xi.sample(10, rng)) + (knapsack.p - knapsack.f) @ x
-        if worst > best:
-            best, at = worst, x
-    return at
-
-
-def true_error(knapsack: Knapsack, x: Any, best: float) -> float:
-    """RE of a decision, its worst case worked out exactly."""
-    problem = knapsack.problem()
-    attack = ConcaveAdversary(problem.recourse, problem.uncertainty).attack(x, tolerance=1e-6 * abs(best))
-    return 100 * (best + problem.value_of(x) + attack.upper) / abs(best)
-
-
-def black_box(sizes: list[int], instances: int, seeds: int, executions: int) -> list[Row]:
-    rows: list[Row] = []
-    print(f"\n{'hidden knapsack':44}{'seed':>5}{'learned':>9}{'random':>9}{'CPU s':>7}   RE %, {executions} executions")
-    for n in sizes:
-        for k in range(instances):
-            knapsack = generate(FAMILIES[k % 4], n, share=0.2, spread=0.5, seed=100 + k, top=100)
-            problem = knapsack.problem()
-            best = (
-                ExactSolver(problem, problem.recourse, gap=1e-4, seconds=20.0, clock=time.process_time).run().worst_case
-            )
-            for seed in range(seeds):
-                start = time.process_time()
-                hidden = knapsack.problem(second_stage=knapsack.second_stage)
-                result = Neur2RO(hidden, executions=executions, seconds=3600.0, seed=seed).solve()
-                used = time.process_time() - start
-                learned = true_error(knapsack, result.x, best)
-                chance = true_error(knapsack, random_search(knapsack, executions, seed), best)
-                rows.append({"name": knapsack.name, "seed": seed, "learned": learned, "random": chance, "cpu": used})
-                print(f"{knapsack.name:44}{seed:5}{learned:9.2f}{chance:9.2f}{used:7.1f}", flush=True)
-        mine = [row for row in rows if f" n={n} " in row["name"]]
-        for who in ("learned", "random"):
-            print(f"n = {n} {who:12}{summary([row[who] for row in mine])}   median, mean, max RE %")
-    return rows
+PARTS = ("a", "b", "c", "d", "e", "blackbox", "structure")  # the words stand for c and d
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=("a", "b", "c", "e"), default=["a", "b", "c", "e"], help="parts")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list("abcde"), help="parts")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--sizes", type=int, nargs="*", default=[20, 40, 60, 80], help="knapsacks of (a) and (b)")
     parser.add_argument("--recourse", choices=("dynamic", "milp"), default="dynamic", help="of the knapsacks of (a)")
@@ -98,7 +49,9 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="make the network's file anew, and nothing else")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--plot", type=Path, help="draw (e) to this SVG file")
+    parser.add_argument("--first-seed", type=int, default=100, help="of the instances of (c)")
     options = parser.parse_args()
+    options.only = [{"blackbox": "c", "structure": "d"}.get(each, each) for each in options.only]
     quick, jobs = options.quick, options.jobs
     if options.train:
         train(jobs=jobs)
@@ -111,7 +64,11 @@ def main() -> None:
         found["pretrained"] = pretrained(options.sizes, 2 if quick else options.each, 2 if quick else None, jobs)
     if "c" in options.only:
         instances, seeds = (2, 1) if quick else (options.instances, options.seeds)
-        found["blackbox"] = black_box(options.blackbox_sizes, instances, seeds, 1000)
+        found["blackbox"] = black_box(
+            options.blackbox_sizes, instances, seeds, 1000, jobs, options.first_seed, options.json
+        )
+    if "d" in options.only:
+        found["structure"] = structure(2 if quick else 5, 1 if quick else 3, [50] if quick else [50, 100, 300])
     if "e" in options.only:
         found["race"] = race([20, 40] if quick else options.race_sizes, 2 if quick else options.each, jobs)
         if options.plot:

@@ -120,6 +120,10 @@ class Model:
             chosen = np.ascontiguousarray(columns, dtype=np.int32)
             self._highs.changeColsBounds(len(chosen), chosen, lows[chosen], highs[chosen])
 
+    def is_integer(self, column: int) -> bool:
+        """Whether a column is integer."""
+        return bool(self._flat(self._integer)[column])
+
     @property
     def has_integers(self) -> bool:
         """Whether any column is integer."""

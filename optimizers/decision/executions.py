@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trace_core._values import is_tensor
 from trace_core.context import using
-from trace_core.node import Node, unwrap
+from trace_core.node import ExceptionNode, Node, unwrap
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import BadOutcome, Infeasible, InvalidProblem, NoisySecondStage
+from trace_core.optimizers.decision.program import Observation, Program, context_of, parameters_behind
+from trace_core.optimizers.decision.recorded import value_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trace_core.nodes.decision.checks import Array
     from trace_core.optimizers.decision.problem import RobustProblem
+    from trace_core.parameter import Parameter
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class Record:
     xi: Array
     value: float
     seconds: float = 0.0
+    seen: Observation | None = None  # the nodes of a traced second stage
+    context: str = ""  # keys of the trainable parameters that the run read, beside the decisions, with their values
 
     def data(self) -> dict[str, Any]:
         """Plain data."""
         value = self.value if math.isfinite(self.value) else None
-        return {"x": self.x.tolist(), "xi": self.xi.tolist(), "value": value, "seconds": self.seconds}
+        data = {"x": self.x.tolist(), "xi": self.xi.tolist(), "value": value, "seconds": self.seconds}
+        return data | {"context": self.context} | ({} if self.seen is None else {"nodes": self.seen.data()})
 
 
 class Executions:
@@ -54,6 +60,12 @@ class Executions:
         self.count = self.rejected = self.failed = 0
         self.noisy = False
         self._known: dict[bytes, Record] = {}
+        self.program: Program | None = None  # of a traced second stage, from its first run on
+        self._seen: Observation | None = None
+        self._read: str | None = None
+        self._parameters: list[Parameter] = []  # that any run read
+        self._before = ""  # context of an earlier process, until a run shows what is read
+        self._diverged: list[str] = []  # in an earlier process
 
     @staticmethod
     def key(x: Array, xi: Array) -> bytes:
@@ -71,6 +83,7 @@ class Executions:
 
     def execute(self, x: Array, xi: Array) -> float:
         """The cost, minimised; infinite if no reaction is possible. Counts; not remembered. Raises BadOutcome."""
+        self._seen = self._read = None
         values = [self._once(x, xi) for _ in range(self.replicates)]
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.inf
 
@@ -80,10 +93,11 @@ class Executions:
         if function is None:
             raise InvalidProblem("second_stage", "is missing: there is nothing to execute")
         self.count += 1
+        scenario = Node(xi.copy(), name=problem.uncertainty.name)
         try:
             with using(problem.split(x)):
-                given = function(*problem.decisions, Node(xi.copy(), name=problem.uncertainty.name))
-            return self.cost(given, x, xi)
+                given = function(*problem.decisions, scenario)
+            value = self.cost(given, x, xi)
         except Infeasible:
             self.failed += 1
             return math.inf
@@ -94,6 +108,8 @@ class Executions:
                 self.failed += 1
                 return math.inf
             raise BadOutcome(f"raised {type(error).__name__}: {error}", x, xi, error) from error
+        self.observe(given, scenario)
+        return value
 
     def cost(self, given: Any, x: Array, xi: Array) -> float:
         """A result of the second stage as a number to be minimised. Raises BadOutcome."""
@@ -113,16 +129,60 @@ class Executions:
             self.failed += 1
         return value
 
+    def observe(self, given: Any, scenario: Node) -> None:
+        """Look at the graph of a run that is to be remembered. Of a mean of several only what it read is of use."""
+        self._seen = self._read = None
+        if not isinstance(given, Node):
+            return
+        self._parameters += [p for p in parameters_behind(given, self.problem) if p not in self._parameters]
+        self._read = " ".join(context_of(given, self.problem))
+        if isinstance(given, ExceptionNode) or self.replicates > 1:
+            return
+        if self.program is None or self.program.stale():
+            diverged = self._diverged if self.program is None else self.program.diverged
+            self.program = Program(self.problem, given, scenario, diverged)
+        self._seen = self.program.observe(given, scenario)
+
+    @property
+    def context(self) -> str:
+        """Keys of all trainable parameters that the second stage is known to read, with their present values."""
+        if not self._parameters:
+            return self._before
+        return " ".join(sorted(value_key(each, each.value) for each in self._parameters))
+
     def add(self, x: Array, xi: Array, value: float, seconds: float = 0.0) -> Record:
         """Remember what was executed."""
-        record = Record(x.copy(), xi.copy(), value, seconds)
-        self.records.append(record)
-        self._known[self.key(x, xi)] = record
+        context = self.context if self._read is None else self._read
+        record = Record(x.copy(), xi.copy(), value, seconds, self._seen, context)
+        self._seen = self._read = None
+        self._keep(record)
         return record
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        self._known[self.key(record.x, record.xi)] = record
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The context key of each opaque node at its latest run."""
+        return {name: key for r in self.records if r.seen is not None for name, key in r.seen.keys.items()}
+
+    def current(self) -> list[Record]:
+        """The records whose values hold for the workflow as it is now: all that they read has the same value."""
+        context = self.context
+        now = set(context.split())
+        return [r for r in self.records if r.context == context or now.issuperset(r.context.split())]
+
+    def renew(self) -> bool:
+        """Look which records hold now; whether others did before. Old ones are no answers, but nodes learn of them."""
+        known = {self.key(record.x, record.xi): record for record in self.current()}
+        changed = known.keys() != self._known.keys() or any(known[key] is not self._known[key] for key in known)
+        self._known = known
+        return changed
 
     def check_noise(self) -> None:
         """Run three inputs again; warns with NoisySecondStage if a value differs."""
-        for record in self.records[:3]:
+        for record in self.current()[:3]:
             again = self.execute(record.x, record.xi)
             same = again == record.value or abs(again - record.value) <= 1e-9 * max(1.0, abs(record.value))
             if not same and not self.noisy:
@@ -148,13 +208,32 @@ class Executions:
             except (KeyError, TypeError, ValueError) as error:
                 raise InvalidProblem("records", f"holds what is no execution: {data!r:.120}", value=data) from error
             if self._belongs(x, xi) and not math.isnan(value):
-                self.add(self.problem.repaired(x), xi, value, float(data.get("seconds", 0.0)))
+                seen = Observation.of(data["nodes"]) if "nodes" in data else None
+                seconds = float(data.get("seconds", 0.0))
+                self._keep(Record(self.problem.repaired(x), xi, value, seconds, seen, str(data.get("context", ""))))
             else:
                 self.rejected += 1
+        self.renew()
         if given and self.rejected == len(given):
             raise InvalidProblem("records", "holds no execution that lies within the decisions and the uncertainty set")
         if self.rejected > 0.1 * len(given):
             warnings.warn(f"{self.rejected} of {len(given)} records lie outside of the problem", stacklevel=3)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        counts = {"count": self.count, "rejected": self.rejected, "failed": self.failed, "noisy": self.noisy}
+        diverged = self._diverged if self.program is None else self.program.diverged
+        records = [record.data() for record in self.records]
+        return {"records": records, "context": self.context, "diverged": list(diverged)} | counts
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.records, self._known, self._before = [], {}, str(state["context"])
+        self._parameters = []
+        self.program, self._diverged = None, [str(name) for name in state["diverged"]]
+        self.load(state["records"])
+        self.count, self.rejected, self.failed = (int(state[name]) for name in ("count", "rejected", "failed"))
+        self.noisy = bool(state["noisy"])
 
     def _belongs(self, x: Array, xi: Array) -> bool:
         if x.shape != (self.problem.size,) or xi.shape != (self.problem.uncertainty.size,):

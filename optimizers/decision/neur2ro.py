@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trace_core.errors import StateError
 from trace_core.node import Node, unwrap
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import DecisionError, Infeasible, InvalidProblem, ModelMismatch
 from trace_core.optimizers.base import Optimizer, Proposal
 from trace_core.optimizers.decision.exact import EXACT, ExactSolver
+from trace_core.optimizers.decision.program import topological
+from trace_core.parameter import Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,8 +59,8 @@ class Neur2RO(Optimizer):
         gap: float = EXACT,
         executions: int = 1000,
         seed: int = 0,
-        hidden: int = 16,
-        members: int = 2,
+        hidden: int = 32,
+        members: int = 4,
         records: Iterable[Mapping[str, Any]] = (),
         on_error: Literal["raise", "infeasible"] = "raise",
         replicates: int = 1,
@@ -70,7 +73,7 @@ class Neur2RO(Optimizer):
         self.problem = problem
         self._solver: ExactSolver | LearnedSolver | SetSolver
         self._stepwise: LearnedSolver | None = None  # the one solver whose executions a user may make
-        self._asked: tuple[Any, Any] | None = None
+        self._asked: tuple[Any, Any, Node] | None = None
         if network is not None:
             from trace_core.optimizers.decision.setsolver import SetSolver
 
@@ -134,26 +137,52 @@ class Neur2RO(Optimizer):
         x, xi = wanted
         for parameter, value in self.problem.split(x).items():
             parameter.update(value)
-        self._asked = (x, xi)
-        return Node(xi.copy(), name=self.problem.uncertainty.name)
+        scenario = Node(xi.copy(), name=self.problem.uncertainty.name)
+        self._asked = (x, xi, scenario)
+        return scenario
 
     def backward(self, output: Node, feedback: FeedbackLike | Feedback = "") -> Trace:
         """The second stage's value is that of ``output`` (its cost or revenue, not a score); feedback is kept as words.
 
-        Raises OptimizerError if ``output`` is no node, DecisionError without a ``next_scenario`` before.
+        Raises OptimizerError if ``output`` is no node, DecisionError without a ``next_scenario`` before, or if the
+        workflow was run with other decisions than that had set.
         """
-        trace = super().backward(output, feedback)
-        solver = self._stepwise
-        if solver is not None:
-            if self._asked is None:
-                raise DecisionError("backward needs a scenario: call next_scenario() and run the workflow on it")
-            (x, xi), self._asked = self._asked, None
-            error = output.value if isinstance(output.value, BaseException) else None
-            impossible = isinstance(error, Infeasible)
-            value = float("inf") if impossible else solver.executions.cost(output, x, xi)
-            solver.executions.count += 1
-            solver.took(solver.executions.add(x, xi, value))
-        return trace
+        trace = self._cut(output, feedback)
+        if self._stepwise is not None:
+            self._take(trace.output)
+        return trace.deposit()
+
+    def observe(self, trace: Trace) -> None:
+        """Called by Mixed with each trace: as ``backward``, for outputs that depend on decisions or scenario."""
+        if self._stepwise is None:
+            return
+        nodes = topological(trace.output)
+        mine = any(isinstance(node, Version) and node.parameter in self.problem.decisions for node in nodes)
+        if mine or (self._asked is not None and self._asked[2] in nodes):
+            self._take(trace.output)
+
+    def _take(self, output: Node) -> None:
+        """Count and remember an execution that a user made. Raises as ``backward``."""
+        solver = self._learned()
+        if self._asked is None:
+            raise DecisionError("backward needs a scenario: call next_scenario() and run the workflow on it")
+        x, xi, scenario = self._asked
+        wanted = self.problem.split(x)
+        for node in topological(output):
+            if isinstance(node, Version) and not np.array_equal(node._value, wanted.get(node.parameter, node._value)):
+                raise DecisionError(
+                    f"the workflow was run with {node.parameter.name} = {node._value}, next_scenario() had set it to "
+                    f"{wanted[node.parameter]}: run it before the decision is changed"
+                )
+        self._asked = None
+        runs = solver.executions
+        error = output.value if isinstance(output.value, BaseException) else None
+        impossible = isinstance(error, Infeasible)
+        value = float("inf") if impossible else runs.cost(output, x, xi)
+        runs.observe(output, scenario)
+        runs.count += 1
+        runs.failed += impossible
+        solver.took(runs.add(x, xi, value))
 
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
         """Learned mode: the next decision to try, at last the best. Else one round, and the best decision so far."""

@@ -9,7 +9,7 @@ from trace_core.errors import ParameterError
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios
-from trace_core.optimizers.decision.relu import Domain, Embedding
+from trace_core.optimizers.decision.relu import Domain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,23 +43,18 @@ class Proposer:
 
     def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float, gap: float = 0.01) -> Array | None:
         """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time."""
-        network = self.surrogate.network
-        if network is None:
-            return None
         problem, model = self.problem, Model(seed=int(self.generator.integers(1 << 30)))
         x = problem.add_to(model)
         theta = model.add_columns(1, -math.inf, math.inf, cost=1.0)
         domain = Domain.box(problem.low, problem.high)
         for xi in scenarios:
-            matrix, offset = self.surrogate.features.given_xi(xi)
-            for each, limit in ((network, None), (self.surrogate.doubt, 0.0)):
-                if each is None:
-                    continue
-                out = Embedding(model, x, each, matrix, offset, domain, pushed_down=True).output
-                if limit is None:
-                    model.add_rows([(theta, [1.0]), (out.columns, -out.matrix)], low=out.constant)
-                else:
-                    model.add_rows([(out.columns, out.matrix)], high=limit - out.constant)
+            value = self.surrogate.add_value(model, x, domain, xi=xi)
+            if value is None:
+                return None
+            model.add_rows([(theta, [1.0]), (value.columns, -value.matrix)], low=value.constant)
+            doubt = self.surrogate.add_doubt(model, x, domain, xi=xi)
+            if doubt is not None:
+                model.add_rows([(doubt.columns, doubt.matrix)], high=-doubt.constant)
         if problem.binary:
             for key in taken:
                 one = np.frombuffer(key) > 0.5
@@ -69,23 +64,30 @@ class Proposer:
 
     def near(self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes]) -> Array | None:
         """The best decision that a descent over the network finds from ``starts``, none of ``taken``."""
-        best, value = None, math.inf
+        found = self.nearest(starts, scenarios, taken, 1)
+        return found[0] if found else None
+
+    def nearest(
+        self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes], count: int
+    ) -> list[Array]:
+        """The ``count`` best ones that it meets on its way, the best first."""
+        pool: dict[bytes, tuple[float, Array]] = {}
         for start in starts:
-            x = start
+            x, here = start, math.inf
             for _ in range(12):
                 rows = self._neighbours(x)
                 totals = self.predicted(rows, scenarios) if len(rows) else np.empty(0)
-                order = np.argsort(totals, kind="stable")
-                free = [k for k in order[:80] if rows[k].tobytes() not in taken]
-                if free and totals[free[0]] < value:
-                    allowed = next((k for k in free if self.problem.allows(rows[k])), None)
-                    if allowed is not None and totals[allowed] < value:
-                        best, value = rows[allowed].copy(), float(totals[allowed])
-                step = next((k for k in order[:80] if self.problem.allows(rows[k])), None)
-                if step is None or totals[step] >= self.predicted(x[None], scenarios)[0] - 1e-12:
+                order = np.argsort(totals, kind="stable")[: 80 + count]
+                allowed = [k for k in order if self.problem.allows(rows[k])]
+                for k in allowed:
+                    if (key := rows[k].tobytes()) not in taken:
+                        pool[key] = (float(totals[k]), rows[k])
+                here = here if math.isfinite(here) else float(self.predicted(x[None], scenarios)[0])
+                if not allowed or totals[allowed[0]] >= here - 1e-12:
                     break
-                x = rows[step]
-        return best
+                x, here = rows[allowed[0]], float(totals[allowed[0]])
+        best = sorted(pool.values(), key=lambda each: each[0])[:count]
+        return [x.copy() for _, x in best]
 
     def _neighbours(self, x: Array) -> Array:
         """One entry changed, or two that move against each other; a random part where there are too many."""
@@ -171,13 +173,15 @@ class Proposer:
 
     def exact_worst(self, x: Array, seconds: float) -> tuple[Array, float] | None:
         """The same by MILP; None if nothing is found in time, or without a network."""
-        xi, network = self.problem.uncertainty, self.surrogate.network
-        if network is None or isinstance(xi, Scenarios):
+        xi = self.problem.uncertainty
+        if isinstance(xi, Scenarios):
             return None
         model = Model(maximise=True)
         domain = Domain.of(xi)
         columns = domain.add_to(model)
-        out = Embedding(model, columns, network, *self.surrogate.features.given_x(x), domain).output
+        out = self.surrogate.add_value(model, columns, domain, x=x)
+        if out is None:
+            return None
         model.set_costs(out.columns, out.matrix[0])
         model.offset = float(out.constant[0])
         found = model.solve(seconds=seconds, gap=0.005)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.checks import Array, array, number
 from trace_core.nodes.decision.errors import DecisionError, InvalidProblem
+from trace_core.optimizers.decision.embedded import Embedded
 from trace_core.optimizers.decision.relu import ReluNetwork
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class _Joined:
         return (self.of_xi + x[:, None] * self.of_both).T, self.base.sum(axis=0) + x @ self.of_x
 
 
-class InstanceNetwork:
+class InstanceNetwork(Embedded):
     """A set network on one instance; made by ``SetNetwork.on``, given to ``Neur2RO(network=...)``.
 
     Attributes:
@@ -164,6 +165,7 @@ class InstanceNetwork:
         strangeness: share of the items' features that lie outside of what training had.
     """
 
+    network: ReluNetwork
     doubt: ReluNetwork | None = None  # of feasibility; a set network has none
 
     def __init__(self, source: SetNetwork, given: Array, unit: float) -> None:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from trace_core._lazy import require
 from trace_core.nodes.decision._numpy import np
+from trace_core.optimizers.decision.embedded import Embedded
 from trace_core.optimizers.decision.relu import ReluNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trace_core.nodes.decision.checks import Array
     from trace_core.optimizers.decision.executions import Record
     from trace_core.optimizers.decision.problem import RobustProblem
@@ -68,7 +71,7 @@ class Features:
         return matrix, fixed - matrix @ self._middle[which]
 
 
-class Surrogate:
+class Surrogate(Embedded):
     """An ensemble of small networks for the value, and one more for feasibility once infeasible records are there.
 
     Args:
@@ -85,9 +88,9 @@ class Surrogate:
         self.features = Features(problem)
         self.network: ReluNetwork | None = None
         self.doubt: ReluNetwork | None = None
-        self.scale = 1.0
-        self._value = _Ensemble(self.features.count, hidden, members, seed)
-        self._feasible = _Ensemble(self.features.count, hidden, 1, seed + 1)
+        self.scale, self._mean = 1.0, 0.0
+        self._value = Ensemble(self.features.count, hidden, members, seed)
+        self._feasible = Ensemble(self.features.count, hidden, 1, seed + 1)
 
     def fit(self, records: list[Record], *, epochs: int, near: Array | None = None, binary: bool = True) -> None:
         """Train on from where it is. Records near ``near`` count five times."""
@@ -98,26 +101,32 @@ class Surrogate:
         if near is not None and binary:
             weights[np.abs(x - near).sum(axis=1) <= 2] = 5.0
         if fine.any():
-            mean, self.scale = (
-                float(values[fine].mean()),
-                float(max(values[fine].std(), 1e-9 * np.abs(values[fine]).max(), 1e-12)),
-            )
-            self._value.fit(features[fine], (values[fine] - mean) / self.scale, weights[fine], epochs)
-            self.network = self._value.merged(self.scale, mean)
+            self._mean = float(values[fine].mean())
+            self.scale = float(max(values[fine].std(), 1e-9 * np.abs(values[fine]).max(), 1e-12))
+            self._value.fit(features[fine], (values[fine] - self._mean) / self.scale, weights[fine], epochs)
+            self.network = self._value.merged(self.scale, self._mean)
         if not fine.all() and fine.any():
-            balance = np.where(fine, 1.0, max(1.0, fine.sum() / max(1, (~fine).sum())))
-            self._feasible.fit(features, np.where(fine, -1.0, 1.0), balance, epochs)
-            self.doubt = self._feasible.merged(1.0, 0.0)
+            self.fit_doubt(x, xi, fine, epochs)
+
+    def fit_doubt(self, x: Array, xi: Array, fine: Any, epochs: int) -> None:
+        """Train what tells where no reaction is possible."""
+        balance = np.where(fine, 1.0, max(1.0, fine.sum() / max(1, (~fine).sum())))
+        self._feasible.fit(self.features(x, xi), np.where(fine, -1.0, 1.0), balance, epochs)
+        self.doubt = self._feasible.merged(1.0, 0.0)
 
     def predict(self, x: Array, xi: Array) -> Array:
         """Values for rows of x and xi; where no reaction is expected, so much more that it is avoided."""
         if self.network is None:
             return np.zeros(len(x))
-        features = self.features(x, xi)
-        values: Array = self.network(features)[:, 0]
-        if self.doubt is not None:
-            values = values + 20.0 * self.scale * np.maximum(self.doubt(features)[:, 0], 0.0)
+        values: Array = self.network(self.features(x, xi))[:, 0] + self.penalty(x, xi)
         return values
+
+    def penalty(self, x: Array, xi: Array) -> Array:
+        """What makes rows be avoided where no reaction is expected; 0 elsewhere."""
+        if self.doubt is None:
+            return np.zeros(len(x))
+        found: Array = 20.0 * self.scale * np.maximum(self.doubt(self.features(x, xi))[:, 0], 0.0)
+        return found
 
     def slopes(self, x: Array, xi: Array) -> Array:
         """Derivatives of the value by xi at rows of xi, for one x."""
@@ -127,11 +136,27 @@ class Surrogate:
         found: Array = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi)) @ matrix
         return found
 
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        value = None if self.network is None else self._value.state()
+        doubt = None if self.doubt is None else self._feasible.state()
+        return {"value": value, "doubt": doubt, "scale": self.scale, "mean": self._mean}
 
-class _Ensemble:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` of the same shape."""
+        self.scale, self._mean = float(state["scale"]), float(state["mean"])
+        if state["value"] is not None:
+            self._value.restore(state["value"])
+            self.network = self._value.merged(self.scale, self._mean)
+        if state["doubt"] is not None:
+            self._feasible.restore(state["doubt"])
+            self.doubt = self._feasible.merged(1.0, 0.0)
+
+
+class Ensemble:
     """Members trained at once by Adam on all data; each a hidden layer beside a linear part."""
 
-    def __init__(self, inputs: int, hidden: int, members: int, seed: int) -> None:
+    def __init__(self, inputs: int, hidden: int, members: int, seed: int, outputs: int = 1) -> None:
         torch = require("torch", extra="torch")
         self._torch = torch
         made = torch.Generator().manual_seed(seed)
@@ -139,37 +164,50 @@ class _Ensemble:
         def tensor(*shape: int, scale: float) -> Any:
             return (torch.randn(*shape, generator=made) * scale).requires_grad_()
 
-        self.parameters = [
+        self._weights = [
             tensor(members, inputs, hidden, scale=1.0 / math.sqrt(inputs)),
             tensor(members, 1, hidden, scale=0.5),
-            tensor(members, hidden, 1, scale=0.5 / math.sqrt(hidden)),
-            tensor(members, 1, 1, scale=0.1),
-            tensor(members, inputs, 1, scale=0.1 / math.sqrt(inputs)),
+            tensor(members, hidden, outputs, scale=0.5 / math.sqrt(hidden)),
+            tensor(members, 1, outputs, scale=0.1),
+            tensor(members, inputs, outputs, scale=0.1 / math.sqrt(inputs)),
         ]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-2, weight_decay=1e-5)
 
     def fit(self, features: Array, targets: Array, weights: Array, epochs: int) -> None:
+        """Train on from where the weights are. Targets: (rows,) or (rows, outputs)."""
         torch = self._torch
+        optimizer = torch.optim.Adam(self._weights, lr=1e-2, weight_decay=1e-5)  # anew: only weights are state
         inputs = torch.as_tensor(features, dtype=torch.float32)
-        wanted = torch.as_tensor(targets, dtype=torch.float32)[None, :, None]
+        wanted = torch.as_tensor(targets, dtype=torch.float32).reshape(1, len(features), -1)
         share = torch.as_tensor(weights / weights.sum(), dtype=torch.float32)[None, :, None]
-        w1, b1, w2, b2, skip = self.parameters
+        w1, b1, w2, b2, skip = self._weights
         with torch.enable_grad():
             for epoch in range(epochs):
-                self.optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 if epoch < 0.6 * epochs else 0.2)
+                optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 if epoch < 0.6 * epochs else 0.2)
                 found = torch.relu(inputs @ w1 + b1) @ w2 + b2 + inputs @ skip
                 loss = (
                     share * torch.nn.functional.smooth_l1_loss(found, wanted.expand_as(found), reduction="none")
                 ).sum()
-                self.optimizer.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                self.optimizer.step()
+                optimizer.step()
 
-    def merged(self, scale: float, mean: float) -> ReluNetwork:
-        """The mean of the members as one network, in the units of the values."""
-        w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self.parameters)
+    def merged(self, scale: Any, mean: Any) -> ReluNetwork:
+        """The mean of the members as one network, in the units of the values: one scale and mean for each output."""
+        w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self._weights)
         members, inputs, hidden = w1.shape
+        outputs = w2.shape[2]
+        scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), (outputs,))
         first = w1.transpose(0, 2, 1).reshape(members * hidden, inputs)
-        last = w2.reshape(1, members * hidden) / members * scale
-        layers = [(first, b1.reshape(-1)), (last, np.array([b2.mean() * scale + mean]))]
-        return ReluNetwork(layers, skip.mean(axis=0).T * scale)
+        last = w2.reshape(members * hidden, outputs).T / members * scales[:, None]
+        layers = [(first, b1.reshape(-1)), (last, b2.mean(axis=0)[0] * scales + mean)]
+        return ReluNetwork(layers, skip.mean(axis=0).T * scales[:, None])
+
+    def state(self) -> list[Any]:
+        """The weights as nested lists."""
+        return [weight.detach().tolist() for weight in self._weights]
+
+    def restore(self, state: list[Any]) -> None:
+        """Take over weights of ``state``."""
+        torch = self._torch
+        for weight, given in zip(self._weights, state, strict=True):
+            weight.data = torch.tensor(given, dtype=torch.float32).reshape(weight.shape)

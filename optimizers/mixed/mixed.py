@@ -167,6 +167,8 @@ class Mixed(Optimizer):
         for member in self._members:
             if member.asks and not member.exhausted:
                 member.optimizer.ask(trace)  # type: ignore[attr-defined]
+            elif member.observes and not member.exhausted:
+                member.optimizer.observe(trace)  # type: ignore[attr-defined]
         self._send(trace)
         self._turns.fresh.append(trace)
         return trace.deposit()

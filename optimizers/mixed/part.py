@@ -59,6 +59,7 @@ class Member:
         numeric: whether all its parameters are tensors: it steps where others propose.
         takes_gradients: whether it is to be told of gradients.
         asks: whether it asks an oracle about each trace by itself, before gradients are sent.
+        observes: whether it is to see each trace as it comes, although it proposes.
         waited: steps of Mixed since its last turn.
         turns: turns taken.
         traces: what it will be shown, without big tensors; oldest first.
@@ -76,6 +77,7 @@ class Member:
         self.numeric = all(parameter.kind == "tensor" for parameter in self.optimizer.parameters)
         self.takes_gradients = self.numeric and hasattr(self.optimizer, "receive")
         self.asks = self.numeric and hasattr(self.optimizer, "ask")
+        self.observes = not self.numeric and hasattr(self.optimizer, "observe")
         self.waited = 0
         self.turns = 0
         self.traces: deque[Trace] = deque(maxlen=part.window)
