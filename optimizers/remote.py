@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trace_core._codec import Lossy, decode, encode
 from trace_core._target import CliError, Workflow, find_parameters, has_named_parameters, load_object
 from trace_core.context import using
 from trace_core.errors import TraceCoreError
+from trace_core.integrations.accounting import no_calls
 from trace_core.integrations.llm.errors import LLMError
 from trace_core.integrations.relay.held import held_models
 from trace_core.integrations.relay.wire import error_as_data, error_of
@@ -71,6 +73,10 @@ class ImportedMetric:
         return self.target(output, example)
 
 
+_NO_WAY = (
+    "this system has no unix sockets, by which a process could ask the one that keeps the accounts to call a language "
+    "model: use a ThreadEngine or an AsyncEngine"
+)
 _OURS: dict[str, type[TraceCoreError]] = {kind.__name__: kind for kind in (MetricError, WorkflowError)}
 
 
@@ -90,9 +96,9 @@ def order(
     example: Any,
     index: Any,
     failure_score: float,
-    channel: Mapping[str, Any],
+    channel: Mapping[str, Any] | None,
 ) -> tuple[Any, ...]:
-    """The arguments of ``rollout``: ``channel`` is where its calls of language models go.
+    """The arguments of ``rollout``: ``channel`` is where its calls of language models go; None refuses them.
 
     Raises OptimizerError for values that are no data.
     """
@@ -104,24 +110,26 @@ def order(
             f"only data crosses to another process, got a {lossy} among the parameters' values or in an example: run "
             "this workflow on a ThreadEngine"
         ) from lossy
-    return workflow.spec, workflow._by_name, metric.spec, data, failure_score, dict(channel)
+    return workflow.spec, workflow._by_name, metric.spec, data, failure_score, channel
 
 
 _tasks: dict[tuple[str, bool, str], tuple[Workflow, Any, dict[str, Parameter], list[Any]]] = {}
 
 
 def rollout(
-    workflow: str, by_name: bool, metric: str, data: str, failure_score: float, channel: Mapping[str, Any]
+    workflow: str, by_name: bool, metric: str, data: str, failure_score: float, channel: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Evaluate one example in this process: what ``order`` says, for ``read``. Loads the task once."""
     values, example, index, first = decode(json.loads(data))
     key = (workflow, by_name, metric)
     try:
-        with relayed(channel) as way:
+        with no_calls(_NO_WAY) if channel is None else relayed(channel) as way:
             if key not in _tasks:
-                with loading(way):
+                with nullcontext() if way is None else loading(way):
                     _tasks[key] = _loaded(workflow, by_name, metric, example if first is None else first, way)
-            call, score, parameters, way.held = _tasks[key]
+            call, score, parameters, held = _tasks[key]
+            if way is not None:
+                way.held = held
             with using({parameters[name]: value for name, value in values.items()}):
                 trace, result = evaluate(call, score, example, index, failure_score)
     except TraceCoreError as error:
@@ -135,12 +143,14 @@ def rollout(
 
 
 def _loaded(
-    workflow: str, by_name: bool, metric: str, first: Any, way: Relay
+    workflow: str, by_name: bool, metric: str, first: Any, way: Relay | None
 ) -> tuple[Workflow, Any, dict[str, Parameter], list[Any]]:
     call = Workflow(load_object(workflow, "workflow"), [first])
     call._by_name = by_name
     score = load_object(metric, "metric")
-    way.held = held = held_models(call.target, score)
+    held = held_models(call.target, score)
+    if way is not None:
+        way.held = held
     names = Optimizer(find_parameters(call, first)).names
     return call, score, {name: parameter for parameter, name in names.items()}, held
 

@@ -198,9 +198,14 @@ class Rollouts:
         if isinstance(engine, ThreadPoolExecutor):  # does not carry the context by itself
             context = copy_context()
             return engine.submit(lambda: context.run(evaluate, *arguments)), None
-        from trace_core.optimizers.remote import order, rollout
+        from trace_core.integrations.relay import available
+        from trace_core.optimizers.remote import check_named, order, rollout
 
         present = {name: values.get(p, p.value) for p, name in self.names.items()}
+        check_named(self.workflow, self.metric)
+        if not available():  # calls of language models are refused there
+            what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, None)
+            return engine.submit(rollout, *order(*what)), None
         ticket, channel = self._calls().open(here)
         try:
             what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, channel)
@@ -214,9 +219,7 @@ class Rollouts:
         if self._server is None:
             from trace_core.integrations.relay.held import held_models
             from trace_core.integrations.relay.server import CallServer
-            from trace_core.optimizers.remote import check_named
 
-            check_named(self.workflow, self.metric)
             held = held_models(self.workflow.target, self.metric.target)  # type: ignore[attr-defined]
             self._server = CallServer(held)
             weakref.finalize(self, self._server.close)

@@ -69,8 +69,6 @@ class CallServer:
 
     A connection that ends before its answer was sent takes the call back: it is cancelled, and settled as one whose end
     nobody saw. Works where processes share a machine and a file system.
-
-    Raises AccountingError where the system has no unix sockets.
     """
 
     def __init__(self, held: Sequence[LLM]) -> None:
@@ -78,8 +76,6 @@ class CallServer:
         self._named: dict[str | None, LLM] = {}
         self._tickets: dict[str, Ticket] = {}
         self._first: dict[str, asyncio.Task[Completion]] = {}  # calls that find parameters: made once
-        if not hasattr(asyncio, "start_unix_server"):
-            raise AccountingError("this system has no unix sockets: use a ThreadEngine or an AsyncEngine")
         self._folder = tempfile.mkdtemp(prefix="trace_core-")  # for this user alone
         if len(self._folder) > _LONGEST - len("/calls"):
             os.rmdir(self._folder)

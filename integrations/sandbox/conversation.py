@@ -38,7 +38,7 @@ class Conversation:
         self._rest = memoryview(frames.HEADER.pack(child.id, len(body)) + body)
         self._reader = frames.Reader(child.id, settings.result_bytes + frames.SLACK)
         self._tools = ToolServer(request.tools)
-        self._tally = request.tally
+        self._tally, self._timeout = request.tally, request.timeout
         self._pid = 0
         self._deadline = 0.0
         self._next_look = time.monotonic() + DISK_SECONDS
@@ -139,7 +139,7 @@ class Conversation:
                     break
                 self.transcript.take(body, self._examples)
                 finished = self.transcript.complete(self._examples)
-                self._allow(GRACE_SECONDS if finished else self._settings.timeout)
+                self._allow(GRACE_SECONDS if finished else self._timeout)
         except (frames.BadFrame, codec.CodecError) as error:
             self._reading = False
             self.transcript.trouble = str(error)
@@ -166,7 +166,7 @@ class Conversation:
             self.transcript.forked = True
             self._watch()
             if not self.transcript.complete(self._examples):
-                self._allow(self._settings.timeout)
+                self._allow(self._timeout)
         elif tag == ENDED:
             self.transcript.status, self.transcript.cpu = os.waitstatus_to_exitcode(number), cpu
             self._over = True

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-MAX_ENTRIES = 20_000
+MAX_ENTRIES = 5_000  # some disks take a millisecond to remove one
+MAX_FOLDERS = 200  # to look into: a look must not take longer than the time between two
 MAX_DEPTH = 64  # of folders: deeper ones are made to hide something
 
 
@@ -27,7 +28,7 @@ def over(directory: str, pid: int, limit: int) -> bool:
                     seen[found.st_dev, found.st_ino] = found.st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         folders.append((entry.path, depth + 1))
-                    if len(seen) > MAX_ENTRIES or depth > MAX_DEPTH:
+                    if len(seen) > MAX_ENTRIES or depth > MAX_DEPTH or len(folders) > MAX_FOLDERS:
                         return True
         except FileNotFoundError:
             continue

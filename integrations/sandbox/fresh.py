@@ -69,7 +69,7 @@ class Fresh:
 class _Conversation:
     def __init__(self, process: subprocess.Popen[bytes], settings: Settings, examples: int, request: Request) -> None:
         self._tools = ToolServer(request.tools)
-        self._tally = request.tally
+        self._tally, self._timeout = request.tally, request.timeout
         self._process, self._settings, self._examples = process, settings, examples
         self._id = int.from_bytes(os.urandom(8), "big")
         self._timer: threading.Timer | None = None
@@ -119,7 +119,7 @@ class _Conversation:
                 if self.transcript.asks(body):
                     self._stop_timer()
                     answer = self._tools.answer(body)
-                    self._allow(self._settings.timeout)  # before: it may not take the answer
+                    self._allow(self._timeout)  # before: it may not take the answer
                     self._send([frames.HEADER.pack(self._id, len(answer)), answer])
                     continue
                 if self._tally.exceeded(len(body)):
@@ -127,7 +127,7 @@ class _Conversation:
                     _kill(self._process)
                     return
                 self.transcript.take(body, self._examples)
-                self._allow(self._settings.timeout)
+                self._allow(self._timeout)
         except frames.ChannelClosed:
             return
         except (frames.BadFrame, codec.CodecError) as error:

@@ -87,6 +87,7 @@ _TRUE = "/bin/true"
 _KERNEL = ("filesystem", "network", "starting programs", "number of processes", "signals to others", "system calls")
 
 
+SECONDS = 60.0  # that a probe may take: a hasty runner on a busy machine is a jail, too
 NEEDED = (
     "clean environment",
     "no inherited descriptors",
@@ -112,7 +113,8 @@ class _Probe:
 
 def probe(runner: ProcessRunner, settings: Settings, fork: bool) -> dict[str, Any]:
     """The description of a runner, from calls on it. Raises RunnerError, CandidateError if even those fail."""
-    call = _Caller(runner, replace(settings, imports=None))
+    patient = {"timeout": max(settings.timeout, SECONDS), "cpu": max(settings.cpu, SECONDS)}
+    call = _Caller(runner, replace(settings, imports=None, **patient))
     seen: dict[str, Any] = call(_SOURCE, "look")
     tried = {**dict.fromkeys((*_KERNEL, "shared memory size"), False), **_attempts(call)}
     limits, unlimited = seen.get("limits", {}), seen.get("unlimited")

@@ -50,6 +50,11 @@ def _flatten(root: int) -> None:
         if not folders:
             return
         for folder in folders:
+            try:
+                os.rmdir(folder, dir_fd=root)  # nearly always empty
+                continue
+            except OSError:
+                pass
             os.chmod(folder, stat.S_IRWXU, dir_fd=root)
             inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
             try:

@@ -55,6 +55,7 @@ class Request:
     preload: tuple[str, ...]
     store: Store  # big arrays
     tally: Tally
+    timeout: float  # seconds for each example
     readable: tuple[str, ...] = ()  # files of the user's own modules
     tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
@@ -101,7 +102,8 @@ def pack_request(
     preload = {name for name in mentioned if name in _SAFE_TO_PRELOAD or (name in sys.modules and is_library(name))}
     preload |= store.used | packer.modules | ({"asyncio"} if code.is_async else set())
     tally = Tally(settings.hoard_bytes + len(calls) * HEAD)
-    return Request(head, packed, tuple(sorted(preload)), store, tally, tuple(modules.values()), tools)
+    own = tuple(modules.values())
+    return Request(head, packed, tuple(sorted(preload)), store, tally, settings.timeout, own, tools)
 
 
 __all__ = ["Request", "pack_request"]

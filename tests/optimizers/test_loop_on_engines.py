@@ -152,6 +152,14 @@ def test_a_workflow_without_a_name_is_refused_by_engines_of_other_processes() ->
         optimize(workflow, engine_work.closeness, EXAMPLES, optimizer=OptoPrime(workflow, offsets(1)), engine=engine)
 
 
+def test_without_unix_sockets_a_model_is_refused_and_other_workflows_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trace_core.integrations.relay.available", lambda: False)
+    with ProcessEngine(1) as engine:
+        assert seen(*run(engine)) == seen(*run(None))
+        with pytest.raises(tc.TraceCoreError, match="no unix sockets"):
+            run(engine, "Told")
+
+
 def test_64_at_once_never_pass_a_budget(tmp_path: Path) -> None:
     class Asking(tc.Module):
         def __init__(self) -> None:

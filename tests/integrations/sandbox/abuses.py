@@ -12,6 +12,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -384,7 +385,7 @@ def try_all(outside: Outside) -> dict[str, Any]:
     results = {}
     where = Candidate("return os.getppid(), os.getcwd()")
     # what must end by itself has all the time that a busy machine needs; what does not must not cost much of it
-    with jail(60.0) as patient, jail(0.3) as hasty:
+    with jail(60.0) as patient, jail(0.5) as hasty:
         patient.check()
         hasty.check()
         arguments = (str(outside.folder), os.getpid(), outside.port)
@@ -395,7 +396,8 @@ def try_all(outside: Outside) -> dict[str, Any]:
                 seen["value"] = repr(runner.call(Candidate(body), arguments, {}, context={}))
             except tc.TraceCoreError as error:
                 seen |= {"error": type(error).__name__, "text": str(error), "kind": getattr(error, "kind", None)}
-            worker, home = runner.call(where, arguments, {}, context={})
+            limits = replace(runner._settings, timeout=60.0, cpu=60.0)  # it must work; on a busy machine not soon
+            worker, home = runner._run(where, [(arguments, {})], {}, limits)[0].unwrap()
             seen |= {"left": processes_in(Path(home).parent, worker, runner), "untouched": outside.untouched()}
             results[name] = seen
     return results
@@ -408,7 +410,7 @@ def optimize_through_all(outside: Outside) -> dict[str, Any]:
 
     folder, host, port = str(outside.folder), os.getpid(), outside.port
 
-    with jail(0.3) as runner:
+    with jail(0.5) as runner:
 
         @tc.bundle(trainable=True, isolation=runner)
         def f(outside: str, host: int, port: int) -> Any:

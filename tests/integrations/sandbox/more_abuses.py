@@ -147,6 +147,7 @@ MORE: dict[str, tuple[str, str]] = {
     "an alarm": ("Crash", "import signal; signal.setitimer(signal.ITIMER_REAL, 0.001); time.sleep(1000)"),
     "errors without end": ("OutputLimit", "while True: os.write(2, b'x' * 65536)"),
     # --- what is left in its folder
+    "folders without end": ("OutputLimit", "import itertools\nfor i in itertools.count(): os.mkdir(str(i))"),
     "folders in folders": ("any", "for _ in range(3000): os.mkdir('d'); os.chdir('d')"),
     "folders that are locked": (
         "any",

@@ -128,6 +128,15 @@ def test_automatic_is_the_jail(recwarn: pytest.WarningsRecorder) -> None:
         assert made.describe()["tier"] == "jail"
 
 
+@on_jail_platforms
+@pytest.mark.parametrize("timeout", [0.001, 0.05])
+def test_a_hasty_runner_is_a_jail_too(timeout: float) -> None:
+    """How long the self-test takes says nothing about what holds."""
+    with open_sandbox() as made, JailRunner(timeout=timeout, partial=True) as hasty:
+        assert hasty.describe()["layers"] == made.describe()["layers"]
+        assert hasty.describe()["timeout_seconds"] == timeout
+
+
 def test_tiers_by_name(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, kind in (("process", ProcessRunner), ("inline", InlineRunner)):
         made = open_sandbox(name)
