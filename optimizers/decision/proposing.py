@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trace_core.errors import ParameterError
 from trace_core.nodes.decision._numpy import np
+from trace_core.nodes.decision.errors import SolverError
 from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios
 from trace_core.optimizers.decision.relu import Domain
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trace_core.nodes.decision.checks import Array
+    from trace_core.nodes.decision.milp import Solution
     from trace_core.optimizers.decision.problem import RobustProblem
     from trace_core.optimizers.decision.setnet import InstanceNetwork
     from trace_core.optimizers.decision.surrogate import Surrogate
@@ -59,7 +61,7 @@ class Proposer:
             for key in taken:
                 one = np.frombuffer(key) > 0.5
                 model.add_rows([(x, np.where(one, -1.0, 1.0))], low=1.0 - np.count_nonzero(one))
-        found = model.solve(seconds=seconds, gap=gap)
+        found = _solved(model, seconds, gap)
         return self._repaired(found[x]) if found else None
 
     def near(self, starts: Sequence[Array], scenarios: Sequence[Array], taken: set[bytes]) -> Array | None:
@@ -184,8 +186,21 @@ class Proposer:
             return None
         model.set_costs(out.columns, out.matrix[0])
         model.offset = float(out.constant[0])
-        found = model.solve(seconds=seconds, gap=0.005)
+        found = _solved(model, seconds, 0.005)
         return (np.clip(found[columns], xi.low, xi.high), found.objective) if found else None
 
     def _values(self, x: Array, points: Array) -> Array:
         return self.surrogate.predict(np.broadcast_to(x, (len(points), len(x))), points)
+
+
+def _solved(model: Model, seconds: float, gap: float) -> Solution | None:
+    """A solution, or None: a proposal is verified by executing, and others come from local search.
+
+    So numerical trouble in a model of a network (HiGHS ends with ``kSolveError`` at times) is no reason to give up what
+    was executed so far.
+    """
+    try:
+        found = model.solve(seconds=seconds, gap=gap)
+    except SolverError:
+        return None
+    return found or None
