@@ -103,5 +103,13 @@ class NoisySecondStage(UserWarning):
     """The second stage gave different values for the same input."""
 
 
+class LargeProblem(UserWarning):
+    """The main problem would be too large for a MILP: decisions are looked for by local search alone."""
+
+
+class RejectedRecords(UserWarning):
+    """More than a tenth of the executions that were handed over lie outside of the problem."""
+
+
 class NoDependence(UserWarning):
     """The second stage's value does not depend on the decision, or not on what comes."""

@@ -129,6 +129,11 @@ class Model:
         """Whether any column is integer."""
         return any(block.any() for block in self._integer)
 
+    @property
+    def integers(self) -> int:
+        """How many columns are integer."""
+        return sum(int(np.count_nonzero(block)) for block in self._integer)
+
     def relax(self) -> None:
         """All columns become continuous."""
         self._integer, self._highs = [np.zeros(self.columns, dtype=np.bool_)], None

@@ -11,7 +11,8 @@ from trace_core._values import is_tensor
 from trace_core.context import using
 from trace_core.node import ExceptionNode, Node, unwrap
 from trace_core.nodes.decision._numpy import np
-from trace_core.nodes.decision.errors import BadOutcome, Infeasible, InvalidProblem, NoisySecondStage
+from trace_core.nodes.decision.checks import count
+from trace_core.nodes.decision.errors import BadOutcome, Infeasible, InvalidProblem, NoisySecondStage, RejectedRecords
 from trace_core.optimizers.decision.program import Observation, Program, context_of, parameters_behind
 from trace_core.optimizers.decision.recorded import value_key
 
@@ -55,7 +56,7 @@ class Executions:
     ) -> None:
         if on_error not in ("raise", "infeasible"):
             raise InvalidProblem("on_error", f"must be 'raise' or 'infeasible', got {on_error!r}", value=on_error)
-        self.problem, self.on_error, self.replicates = problem, on_error, replicates
+        self.problem, self.on_error, self.replicates = problem, on_error, count("replicates", replicates)
         self.records: list[Record] = []
         self.count = self.rejected = self.failed = 0
         self.noisy = False
@@ -217,7 +218,9 @@ class Executions:
         if given and self.rejected == len(given):
             raise InvalidProblem("records", "holds no execution that lies within the decisions and the uncertainty set")
         if self.rejected > 0.1 * len(given):
-            warnings.warn(f"{self.rejected} of {len(given)} records lie outside of the problem", stacklevel=3)
+            warnings.warn(
+                f"{self.rejected} of {len(given)} records lie outside of the problem", RejectedRecords, stacklevel=3
+            )
 
     def state(self) -> dict[str, Any]:
         """Plain data."""

@@ -126,7 +126,10 @@ class Forms:
                 difference = self.together([other, best])
                 if np.array_equal(difference.matrix[0], difference.matrix[1]) and other.constant == best.constant:
                     continue
-                best = self.network(_larger(), difference)
+                low, high = self._bounds(difference)
+                size = max(float(np.abs([low, high]).max()), 1e-9)  # in units of what it may be, whatever costs are
+                scaled = self.linear(np.eye(2) / size, np.zeros(2), [difference])
+                best = self.linear(np.array([[size]]), np.zeros(1), [self.network(_larger(), scaled)])
             found.append(best)
         joined = self.together(found)
         return Form(what.sign * joined.matrix, what.sign * joined.constant)

@@ -193,12 +193,8 @@ class LearnedSolver:
 
     @property
     def x(self) -> Array | None:
-        """The best decision so far: attacked to the end, or if there is none, the best of all."""
-        best = self.search.incumbent()
-        if best is None:
-            finite = [record for record in self.search.worst.values() if math.isfinite(record.value)]
-            best = min(finite, key=self.search.total).x if finite else None
-        return best
+        """The best verified decision so far: see ``Search.answer``."""
+        return self.search.answer()
 
     def result(self) -> RobustResult:
         """The best decision by its worst executed scenario. Raises SolverError if every decision was infeasible."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MOST = 150  # executions that take part, those of the nearest decisions
 _NUGGET = 1e-4
-_SAMPLES, _ASCENTS, _TURNS, _PARTNERS = 60, 3, 10, 5
+_SAMPLES, _ASCENTS, _TURNS, _PARTNERS = 40, 3, 7, 4
 _APART = 5e-3  # of the ranges: scenarios nearer than this are not executed beside each other
 _LENGTHS = (0.3, 1.0, 3.0)  # of scenarios, in units of what a typical step among the executions changes
 _DECISIONS = (0.1, 0.4)  # how far one changed entry of the decision is, in the same units

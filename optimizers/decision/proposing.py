@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 from trace_core.errors import ParameterError
 from trace_core.nodes.decision._numpy import np
-from trace_core.nodes.decision.errors import SolverError
+from trace_core.nodes.decision.errors import LargeProblem, SolverError
 from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios
-from trace_core.optimizers.decision.relu import Domain
+from trace_core.optimizers.decision.relu import Domain, IllConditioned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from trace_core.optimizers.decision.problem import RobustProblem
     from trace_core.optimizers.decision.setnet import InstanceNetwork
     from trace_core.optimizers.decision.surrogate import Surrogate
+
+
+_BINARIES = 400  # of networks, beyond which no MILP is tried
 
 
 class Proposer:
@@ -32,6 +36,7 @@ class Proposer:
         self, problem: RobustProblem, surrogate: Surrogate | InstanceNetwork, generator: np.random.Generator
     ) -> None:
         self.problem, self.surrogate, self.generator = problem, surrogate, generator
+        self._by_milp = True
 
     # ---- decisions
 
@@ -44,7 +49,24 @@ class Proposer:
         return found
 
     def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float, gap: float = 0.01) -> Array | None:
-        """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time."""
+        """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time.
+
+        Nor where it would be too large or too badly scaled: then a LargeProblem warning says so, once.
+        """
+        if not self._by_milp:
+            return None
+        try:
+            return self._main(scenarios, taken, seconds, gap)
+        except IllConditioned as error:
+            self.without_milp(str(error))
+            return None
+
+    def without_milp(self, why: str) -> None:
+        """From now on ``main`` gives nothing; a LargeProblem warning says why."""
+        self._by_milp = False
+        warnings.warn(f"{why}: decisions are looked for by local search alone", LargeProblem, stacklevel=2)
+
+    def _main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float, gap: float) -> Array | None:
         problem, model = self.problem, Model(seed=int(self.generator.integers(1 << 30)))
         x = problem.add_to(model)
         theta = model.add_columns(1, -math.inf, math.inf, cost=1.0)
@@ -57,6 +79,9 @@ class Proposer:
             doubt = self.surrogate.add_doubt(model, x, domain, xi=xi)
             if doubt is not None:
                 model.add_rows([(doubt.columns, doubt.matrix)], high=-doubt.constant)
+        if model.integers - np.count_nonzero(problem.integer) > _BINARIES:
+            self.without_milp(f"the main problem has {model.integers} whole variables")
+            return None
         if problem.binary:
             for key in taken:
                 one = np.frombuffer(key) > 0.5

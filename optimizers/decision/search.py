@@ -6,10 +6,12 @@ Everything that a run goes on from is plain data (``state``): it can be taken up
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trace_core.nodes.decision._numpy import np
+from trace_core.nodes.decision.uncertainty import Scenarios
 from trace_core.optimizers.decision.fitting import Fitting
 from trace_core.optimizers.decision.local import LocalModel
 from trace_core.optimizers.decision.proposing import Proposer
@@ -33,7 +35,9 @@ _KEPT = 40  # worst scenarios remembered
 _LEADERS = 8  # decisions whose worst scenarios others are measured by
 _CANDIDATES = 24  # of a descent on the network; the local model chooses among them
 _IDLE = 5  # turns without an execution, then something random is executed
-_LATE = 0.9  # of the budget: from then on an incumbent must have stood three attacks more
+_LARGE = 500  # entries of decision and scenario, beyond which no MILP is tried
+_LATE = 0.75  # of the budget: from then on the incumbent is attacked until it has used ...
+_SHARE = 0.08  # ... of the budget by itself: until then, it may be one whose worst case has not been found
 
 
 @dataclass
@@ -91,6 +95,8 @@ class Search:
         self.generator = np.random.default_rng(seed)
         self.fitting = Fitting(problem, executions, hidden=hidden, members=members, seed=seed)
         self.proposer = Proposer(problem, self.fitting.surrogate, self.generator)
+        if problem.size + problem.uncertainty.size > _LARGE:
+            self.proposer.without_milp(f"x and xi have {problem.size} and {problem.uncertainty.size} entries")
         self.worst: dict[bytes, Record] = {}
         self.stood: dict[bytes, int] = {}
         self.dropped: set[bytes] = set()
@@ -179,7 +185,7 @@ class Search:
             self._queue, self._begun = self._random(), -1
             return bool(self._queue)
         best = self.incumbent()
-        if best is not None and self._due(self.stood[best.tobytes()], used):
+        if best is not None and not self._idle and self._due(best, used):
             self._confirm(best)
             return True
         if (rival := self._rival()) is not None:
@@ -200,14 +206,18 @@ class Search:
         most, patience = kind
         return Attack(x, min(most, max(2 + patience // 2, self.budget // 40)), patience, again)
 
-    def _due(self, times: int, used: int) -> bool:
-        """Whether an incumbent that stood so many attacks as such is to be attacked."""
-        late = used > _LATE * self.budget
-        return not times or (late and times < 4) or (not late and self._turn >= self._confirmed + _EVERY)
+    def _due(self, best: Array, used: int) -> bool:
+        """Whether the incumbent is to be attacked."""
+        times = self.stood[best.tobytes()]
+        if used > _LATE * self.budget:
+            own = sum(np.array_equal(record.x, best) for record in self.executions.current())
+            return not times or own < _SHARE * self.budget
+        return not times or self._turn >= self._confirmed + _EVERY
 
     def _confirm(self, best: Array) -> None:
         key = best.tobytes()
-        self._attack = self._new(best, _OLD if self.stood[key] else _NEW, again=True)
+        early = self.stood[key] and self._begun <= _LATE * self.budget
+        self._attack = self._new(best, _OLD if early else _NEW, again=True)
         self.stood[key] += 1
         self._confirmed = self._turn
 
@@ -241,7 +251,7 @@ class Search:
         bound = self.best_total()
         taken = {key for key, record in self.worst.items() if key in self.stood or self.total(record) > bound}
         if self._turn % 16 == 15:
-            x = self.proposer.main([self.problem.uncertainty.center, *self._scenarios[-3:]], taken, 1.0)
+            x = self.proposer.main([self.problem.uncertainty.center, *self._scenarios[-2:]], taken, 1.0)
             if x is not None and x.tobytes() not in taken:
                 return x
         leaders = sorted(self.tried().values(), key=self.total)[:_LEADERS]
@@ -332,6 +342,21 @@ class Search:
         """The decision whose worst executed scenario is best, of those that stood an attack."""
         tried = self.tried()
         return min(tried.values(), key=self.total).x if tried else None
+
+    def answer(self) -> Array | None:
+        """The best decision of those whose worst case was looked for about as long as that of any.
+
+        Else one that was attacked little would win because it was: by ``_SHARE``, half of it is enough. Without such a
+        decision, the incumbent; without that, the best of all that were executed.
+        """
+        xi, tried = self.problem.uncertainty, self.tried()
+        enough = min(_SHARE * self.budget / 2, len(xi.vectors) if isinstance(xi, Scenarios) else math.inf)
+        times = Counter(record.x.tobytes() for record in self.executions.current())
+        finite = {key: record for key, record in self.worst.items() if math.isfinite(record.value)}
+        for known in ({key: record for key, record in tried.items() if times[key] >= enough}, tried, finite):
+            if known:
+                return min(known.values(), key=self.total).x
+        return None
 
     def best_total(self) -> float:
         """Its total; infinite without one."""
