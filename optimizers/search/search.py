@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from trace_core.optimizers.base import OptimizerError
@@ -81,3 +81,21 @@ def search_from(given: Search | str, *, chained: bool = False) -> Search:
     if chained:
         return Search(parents=Latest(), acceptance=Always(), reuse=0)
     return Search(parents=PARENTS[given]())
+
+
+#: Settings that say when a run ends, not what it does: a resumed run may have others.
+_ENDS = ("patience", "stalled")
+
+
+def described(search: Search) -> dict[str, Any]:
+    """Plain data that is the same for the same search, in every process."""
+    return {f.name: _plain(getattr(search, f.name)) for f in fields(search) if f.name not in _ENDS}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    settings = {name: _plain(v) for name, v in sorted(getattr(value, "__dict__", {}).items()) if name[0] != "_"}
+    return {"type": type(value).__qualname__, **settings}

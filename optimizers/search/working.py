@@ -8,7 +8,7 @@ from trace_core.context import using
 from trace_core.integrations.accounting import place
 from trace_core.optimizers.search.acceptance import mean
 from trace_core.optimizers.search.candidate import Candidate, facts
-from trace_core.optimizers.search.ticket import Attempt, Work
+from trace_core.optimizers.search.ticket import REPETITION, Attempt, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.ticket import Ticket
     from trace_core.parameter import Parameter
     from trace_core.trace import Trace
-
-#: Samples of repetition r are counted from r times this, so that r = 0 has the number of the ticket itself.
-REPETITION = 1_000_000
 
 
 class Worker:
@@ -67,7 +64,10 @@ class Worker:
         """Everything up to the gate. An error is kept in the work: it counts when the ticket is decided."""
         work = Work(ticket)
         try:
-            self._propose(ticket, work)
+            with place("workflow", str(ticket.number)) as here:
+                if here is not None:
+                    ticket.accounts.append(here)
+                self._propose(ticket, work)
         except Exception as error:  # noqa: BLE001 - raised again in order, by whoever decides
             work.error = error
         return work
@@ -84,7 +84,9 @@ class Worker:
             return
         optimizer = ticket.fork
         assert optimizer is not None  # noqa: S101 - a ticket without one is a merge
-        with using(parent.versions(self.names)), place("optimizer", str(ticket.number)):
+        with using(parent.versions(self.names)), place("optimizer", str(ticket.number)) as here:
+            if here is not None:
+                ticket.accounts.append(here)
             for number, proposal in enumerate(optimizer.proposals(traces, self.search.proposals)):
                 attempt = self._try(ticket, proposal, f"{ticket.number}.{number}", before, work)
                 work.attempts.append(attempt)
@@ -136,7 +138,7 @@ class Worker:
         parent, search = ticket.parents[0], self.search
         values = dict(parent.values) | {self.names[p]: p.check(value) for p, value in proposal.values.items()}
         changed = [self.names[p] for p in proposal.values]
-        detail = {"parent": parent.id, "minibatch": list(ticket.batch), "changed": changed, **facts(proposal)}
+        detail = {"parent": parent.id, "minibatch": list(ticket.batch), **facts(proposal)}
         child = Candidate(
             name,
             values,
