@@ -24,6 +24,7 @@ from trace_core.optimizers.search.events import (
     Rejected,
     Started,
 )
+from trace_core.optimizers.search.merge import telling
 from trace_core.optimizers.search.minibatches import minibatch
 from trace_core.optimizers.search.pool import Pool
 from trace_core.optimizers.search.ticket import Seen, Ticket
@@ -70,7 +71,9 @@ class Driver:
         self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
         self.train, self.validation = list(train), list(validation)
         self.pool = Pool()
-        self.worker = Worker(rollouts, search, optimizer.names, self.train, self.validation, self._evaluated, self._row)
+        self.worker = Worker(
+            rollouts, search, optimizer.names, self.pool, self.train, self.validation, self._evaluated, self._row
+        )
         self.journal: StudyJournal | None = None
         self.flying: list[Ticket] = []
         self.decided = 0
@@ -79,6 +82,7 @@ class Driver:
         self.idle = 0  # tickets in a row without an evaluation
         self.improved = 0  # the ticket of the last new best
         self.merges = 0
+        self.merge_due = False  # whether a candidate has joined since the last merge was looked for
         self.failures: dict[str, int] = {}
         self.seen: dict[tuple[str, int], Seen] = {}
         self.stopping = False
@@ -108,7 +112,7 @@ class Driver:
                     return why
                 self._fill()
                 first = self.flying[0]
-                if first.fork is None:
+                if not first.started:
                     return "steps" if self._is_last(first) else "budget"
                 self._decide(self._wait(first.number))
                 self._checkpoint()
@@ -140,7 +144,7 @@ class Driver:
             for parent in ticket.parents:
                 self.pool.chosen[parent.id] = self.pool.chosen.get(parent.id, 0) + 1
         for ticket in self.flying:
-            if ticket.fork is None:
+            if not ticket.started:
                 if self._is_last(ticket) or not self._affordable(ticket.worst):
                     return
                 self._start(ticket)
@@ -153,7 +157,7 @@ class Driver:
         limit = self.rollouts.budget.limits.get("metric_calls") if self.rollouts.budget is not None else None
         if limit is None:
             return True
-        flying = sum(ticket.worst for ticket in self.flying if ticket.fork is not None)
+        flying = sum(ticket.worst for ticket in self.flying if ticket.started)
         held = self.foreign + self.spent + flying + self.limits.kept_back
         return held + more <= limit
 
@@ -161,6 +165,9 @@ class Driver:
 
     def _choose(self) -> Ticket:
         number = self.decided + len(self.flying) + 1
+        merge = self._choose_merge(number)
+        if merge is not None:
+            return merge
         rng = random.Random(f"{self.seed}/parent/{number}")
         parent = self.pool_parent(rng, number)
         size, perfect = len(self.train), self.search.perfect
@@ -177,6 +184,8 @@ class Driver:
         repeats = self.search.acceptance.repeats
         children = self.search.proposals * len(batch) if self.search.acceptance.gated else 0
         fork = self.optimizer.fork(number)
+        contrast = self.search.contrast
+        others = contrast.choose(parent, dict.fromkeys(batch, number), self.seen, self.pool) if contrast else []
         return Ticket(
             number,
             (parent,),
@@ -185,7 +194,23 @@ class Driver:
             None,
             fork.state_dict() if fork is not self.optimizer else None,
             repeats * (fresh + children),
+            contrast=[(other, index, self.seen[other.id, index]) for other, index in others],
+            known=len(self.pool),
         )
+
+    def _choose_merge(self, number: int) -> Ticket | None:
+        """A merge, if one is due: after a candidate joined, once."""
+        merge = self.search.merge
+        if merge is None or not self.merge_due or self.merges >= merge.most:
+            return None
+        self.merge_due = False
+        rng = random.Random(f"{self.seed}/merge/{number}")
+        found = merge.pair(self.pool, rng)
+        if found is None:
+            return None
+        self.merges += 1
+        batch = telling(*found.parents, merge.examples, rng)
+        return Ticket(number, found.parents, dict.fromkeys(batch, 0), worst=len(batch), merged=found.values)
 
     def pool_parent(self, rng: random.Random, number: int) -> Candidate:
         """A parent from the strategy. Raises OptimizerError if it gives something else."""
@@ -197,7 +222,9 @@ class Driver:
     # ---- working
 
     def _start(self, ticket: Ticket) -> None:
-        ticket.fork = forked(self.optimizer, ticket.number, ticket.state)
+        ticket.started = True
+        if ticket.merged is None:
+            ticket.fork = forked(self.optimizer, ticket.number, ticket.state)
         self._say(Chosen(ticket.number, tuple(p.id for p in ticket.parents), tuple(ticket.batch)), ticket.number)
         if self.threads is None:
             return  # done when it is waited for
@@ -254,7 +281,7 @@ class Driver:
             while session.working:
                 self._receive(session.inbox.get())
         for ticket in self.flying:  # another run takes them up as they were chosen
-            ticket.fork, ticket.accounts = None, []
+            ticket.fork, ticket.accounts, ticket.started = None, [], False
 
     # ---- deciding
 
@@ -299,7 +326,7 @@ class Driver:
     def _settle(self) -> None:
         """Find out what the tickets in flight really take of the budget."""
         for ticket in self.flying:
-            if ticket.fork is None:
+            if not ticket.started:
                 return
             work = self._session.done[ticket.number] = self._wait(ticket.number)
             ticket.worst = work.spent
@@ -358,6 +385,7 @@ class Driver:
         child.status = "merged" if ticket.merged is not None else "accepted"
         child.note = f"{attempt.why}; validation {child.score or 0.0:.3f}"
         improved = self.pool.add(child)
+        self.merge_due = True
         for index, outcomes in attempt.outcomes.items():
             if ticket.merged is None:
                 self._see(child, index, ticket.number, outcomes)

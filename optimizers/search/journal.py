@@ -81,6 +81,7 @@ class StudyJournal:
             "idle": driver.idle,
             "improved": driver.improved,
             "merges": driver.merges,
+            "merge_due": driver.merge_due,
             "failures": dict(driver.failures),
             "optimizer": driver.optimizer.state_dict(),
             "flying": [_stored(ticket) for ticket in driver.flying],
@@ -107,7 +108,7 @@ class StudyJournal:
             return None
         state, decided = last.state, last.step
         driver.decided, driver.spent, driver.idle = decided, state["spent"], state["idle"]
-        driver.improved, driver.merges = state["improved"], state["merges"]
+        driver.improved, driver.merges, driver.merge_due = state["improved"], state["merges"], state["merge_due"]
         driver.failures = dict(state["failures"])
         driver.optimizer.load_state_dict(state["optimizer"])
         driver.before = self.run.row().seconds
@@ -175,6 +176,8 @@ def _stored(ticket: Ticket) -> dict[str, Any]:
         "seen": [[index, seen.sample, seen.score] for index, seen in ticket.seen.items()],
         "state": None if ticket.state is None else dict(ticket.state),
         "worst": ticket.worst,
+        "contrast": [[other.id, index, seen.sample, seen.score] for other, index, seen in ticket.contrast],
+        "known": ticket.known,
         "merged": None if ticket.merged is None else dict(ticket.merged),
     }
 
@@ -188,6 +191,8 @@ def _taken_up(driver: Driver, stored: dict[str, Any]) -> Ticket:
         state=stored["state"],
         worst=stored["worst"],
         merged=stored["merged"],
+        contrast=[(driver.pool[c], index, Seen(sample, score, None)) for c, index, sample, score in stored["contrast"]],
+        known=stored["known"],
     )
 
 

@@ -41,6 +41,9 @@ class Ticket:
         state: of the fork as it was chosen; None for an optimizer that works on one ticket at a time.
         worst: evaluations it may take at most.
         merged: the values, for a merge.
+        contrast: other candidates, each with what it did on a training example, to be shown beside the minibatch.
+        known: how many members the pool had: a candidate that equals one of these is none.
+        started: whether the work has begun.
         accounts: of the calls made for it, where a run or a budget is in force.
     """
 
@@ -52,6 +55,9 @@ class Ticket:
     state: Mapping[str, Any] | None = None
     worst: int = 0
     merged: Mapping[str, Any] | None = None
+    contrast: list[tuple[Candidate, int, Seen]] = field(default_factory=list)
+    known: int = 0
+    started: bool = False
     accounts: list[Account] = field(default_factory=list)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import threading
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import trace_core as tc
@@ -59,31 +56,6 @@ def letters(output: str, example: int) -> tuple[float, str]:
         return 1.0, "right"
     wrong = right.index(False)
     return sum(right) / 4, f"word {example % 3}: letter {wrong} must be {wanted[wrong]}"
-
-
-def by_rule(wait: Callable[[str], None] = lambda prompt: None) -> ScriptedLLM:
-    """Does what the feedback in the prompt says, for the first wrong word it finds; every third time it errs."""
-    lock = threading.Lock()
-
-    def reply(messages: Any) -> str:
-        prompt = messages[-1]["content"]
-        wait(prompt)
-        with lock:
-            return json.dumps(answer(prompt))
-
-    def answer(prompt: str) -> dict[str, Any]:
-        found = re.search(r"word (\d): letter (\d) must be (\w)", prompt)
-        if found is None:
-            return {"reasoning": "nothing to do"}
-        number, at, letter = int(found[1]), int(found[2]), found[3]
-        name = ("first", "second", "third")[number]
-        current = re.findall(rf"{name} = ['\"]([a-z.]{{4}})['\"]", prompt)
-        word = current[-1] if current else "...."
-        if sum(map(ord, prompt)) % 3 == 0:
-            letter = "z"
-        return {"reasoning": f"letter {at}", name: word[:at] + letter + word[at + 1 :]}
-
-    return ScriptedLLM(reply)
 
 
 class Numbers(tc.Module):
