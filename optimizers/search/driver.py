@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trace_core.integrations.budget import BudgetExhausted
 from trace_core.optimizers.search.acceptance import mean
-from trace_core.optimizers.search.candidate import SEED, Candidate
+from trace_core.optimizers.search.candidate import SEED, Candidate, first_values
 from trace_core.optimizers.search.choosing import choose
 from trace_core.optimizers.search.events import (
     Accepted,
@@ -220,8 +220,7 @@ class Driver:
 
     def seed_pool(self) -> None:
         """Validate the values that the study begins with."""
-        values = {name: parameter.value for parameter, name in self.optimizer.names.items()}
-        seed = Candidate(SEED, values, status="start")
+        seed = Candidate(SEED, first_values(self.optimizer.names), status="start")
         if not self._affordable(len(self.validation)):
             raise BudgetExhausted(
                 f"the budget does not allow for the {len(self.validation)} validation examples of the seed",
