@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import threading
 import weakref
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
@@ -17,7 +18,7 @@ from trace_core.integrations.accounting import place
 from trace_core.integrations.budget import Cost
 from trace_core.integrations.engines.errors import RolloutCrash, RolloutTimeout
 from trace_core.integrations.llm.errors import Deadline, Transient
-from trace_core.optimizers.evaluation import aevaluate, evaluate, failed_outside
+from trace_core.optimizers.evaluation import MetricError, WorkflowError, aevaluate, evaluate, failed_outside
 from trace_core.optimizers.llm.failing import Outages
 
 if TYPE_CHECKING:
@@ -38,11 +39,13 @@ class Outcome(NamedTuple):
         trace: with feedback; None where the score was known and no trace was asked for.
         score: higher is better.
         error: text of the error that the output was; None for none.
+        scores: of several objectives, by name; None where there are none.
     """
 
     trace: Trace | None
     score: float
     error: str | None
+    scores: Mapping[str, float] | None = None
 
 
 class _Open(NamedTuple):
@@ -78,6 +81,11 @@ class Rollouts:
         engine: where they run; None for one after the other in this thread.
         failure_score: of an output that is an error.
         outages: counts how often a language model could not be had; an example is run again until it stops the run.
+
+    Attributes:
+        tolerant: whether a MetricError or WorkflowError is the failure of its example, with the error as feedback.
+            False at first: where the first values already fail so, the task is wrong.
+        is_async: whether the workflow is a coroutine function, which needs an engine for coroutines.
     """
 
     def __init__(
@@ -95,10 +103,12 @@ class Rollouts:
         self.outages = outages or Outages(3)
         self.workflow, self.metric, self.names = workflow, metric, names
         self.ledger, self.budget, self.engine, self.failure_score = run, budget, engine, failure_score
+        self.tolerant = False
         self._server: CallServer | None = None
+        self._opening = threading.Lock()
         call = getattr(workflow, "target", workflow)
         call = getattr(call, "forward", call) if not inspect.isroutine(call) else call
-        self._is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+        self.is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
 
     def run(
         self,
@@ -108,7 +118,7 @@ class Rollouts:
         values: Mapping[Parameter, Any] | None = None,
         *,
         traces: bool = True,
-        done: Callable[[Outcome], None] = lambda outcome: None,
+        done: Callable[[Example, Outcome], None] = lambda example, outcome: None,
     ) -> list[Outcome]:
         """Outcomes in the order of ``asked``.
 
@@ -141,15 +151,15 @@ class Rollouts:
                 failure = failure or outcome.trace.output.value
             self.outages.count("example", failure if isinstance(failure, Deadline) else None)
             outcomes[number] = outcome
-            done(outcome)
+            done(asked[number], outcome)
 
         with using(values or {}):
             try:
                 for number, example in enumerate(asked):
                     known = self.ledger and self.ledger.evaluation(candidate, example.name, sample)
                     if known and not traces:
-                        outcomes[number] = Outcome(None, known.score, known.error)
-                        done(outcomes[number])
+                        outcomes[number] = Outcome(None, known.score, known.error, known.scores)
+                        done(example, outcomes[number])
                         continue
                     reservation = None
                     if self.budget is not None and not known:
@@ -159,7 +169,7 @@ class Rollouts:
                         continue
                     with reservation or contextlib.nullcontext():
                         trace, score = self._evaluate(example, f"{candidate}/{example.name}/{sample}")
-                        finish(number, Outcome(trace, score, trace.error), reservation)
+                        finish(number, _outcome_of(trace, score), reservation)
                 while open_:
                     ready = [ended.get()]
                     while not ended.empty():
@@ -187,13 +197,17 @@ class Rollouts:
                     return evaluate(self.workflow, self.metric, example.value, example.index, self.failure_score)
                 except Transient as error:
                     self.outages.count("example", error)
+                except (MetricError, WorkflowError) as error:
+                    if not self.tolerant:
+                        raise
+                    return failed_outside(error, self.names, example.index, self.failure_score)
 
     def _submit(
         self, engine: Executor, example: Example, values: Mapping[Parameter, Any], here: Account | None
     ) -> tuple[Future[Any], Ticket | None]:
         arguments: tuple[Any, ...] = (self.workflow, self.metric, example.value, example.index, self.failure_score)
         if getattr(engine, "shares_memory", False):
-            evaluation: Callable[..., Any] = aevaluate if self._is_async else evaluate
+            evaluation: Callable[..., Any] = aevaluate if self.is_async else evaluate
             return engine.submit(evaluation, *arguments), None
         if isinstance(engine, ThreadPoolExecutor):  # does not carry the context by itself
             context = copy_context()
@@ -216,14 +230,15 @@ class Rollouts:
 
     def _calls(self) -> CallServer:
         """Where rollouts in other processes ask for calls of language models."""
-        if self._server is None:
-            from trace_core.integrations.relay.held import held_models
-            from trace_core.integrations.relay.server import CallServer
+        with self._opening:  # several threads run examples at once
+            if self._server is None:
+                from trace_core.integrations.relay.held import held_models
+                from trace_core.integrations.relay.server import CallServer
 
-            held = held_models(self.workflow.target, self.metric.target)  # type: ignore[attr-defined]
-            self._server = CallServer(held)
-            weakref.finalize(self, self._server.close)
-        return self._server
+                held = held_models(self.workflow.target, self.metric.target)  # type: ignore[attr-defined]
+                self._server = CallServer(held)
+                weakref.finalize(self, self._server.close)
+            return self._server
 
     def _outcome(
         self, future: Future[Any], example: Example, here: Account | None, ticket: Ticket | None
@@ -236,6 +251,10 @@ class Rollouts:
             if here is not None:  # what an abandoned thread still does is not to be paid for
                 here.closed = f"this rollout was given up: {error}"
             trace, score = failed_outside(error, self.names, example.index, self.failure_score)
+        except (MetricError, WorkflowError) as error:
+            if not self.tolerant:
+                raise
+            trace, score = failed_outside(error, self.names, example.index, self.failure_score)
         else:
             if isinstance(answer, dict):
                 from trace_core.optimizers.remote import read
@@ -246,7 +265,7 @@ class Rollouts:
         finally:
             if ticket is not None:
                 self._calls().end(ticket)
-        return Outcome(trace, score, trace.error), failure
+        return _outcome_of(trace, score), failure
 
     def _keep(
         self, example: Example, candidate: str, sample: int, outcome: Outcome, reservation: Reservation | None
@@ -257,10 +276,10 @@ class Rollouts:
             return
         from trace_core.integrations.store import EvaluationRow
 
-        said = outcome.trace.feedback
-        scores = dict(said.scores) if said.scores else None
+        scores = dict(outcome.scores) if outcome.scores else None
+        said = outcome.trace.feedback.text
         self.ledger.put_evaluation(
-            EvaluationRow(candidate, example.name, sample, outcome.score, scores, said.text, outcome.error)
+            EvaluationRow(candidate, example.name, sample, outcome.score, scores, said, outcome.error)
         )
 
     def _give_up(
@@ -294,3 +313,7 @@ class Rollouts:
                 keep(number, outcome, reservation)
             elif reservation is not None:
                 reservation.release()
+
+
+def _outcome_of(trace: Trace, score: float) -> Outcome:
+    return Outcome(trace, score, trace.error, trace.feedback.scores or None)
