@@ -16,7 +16,7 @@ from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core._version import __version__
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.engines.choose import NAMES
-from trace_core.optimizers.run_commands import best, export, runs, show, store_option
+from trace_core.optimizers.run_commands import best, export, report, runs, show, store_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -244,7 +244,7 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
 # ---- runs
 
 
-for _command in (runs, show, best, export):
+for _command in (runs, show, best, report, export):
     cli.add_command(_command)
 
 
