@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.report.reading import Candidate, RunData
 
 _ROW, _LANE, _DOT, _PER_ROW = 26, 20, 9, 24
-_LEFT, _TEXT = 16, 300
+_LEFT, _TEXT = 16, 350
 
 
 class _Row(NamedTuple):
@@ -133,7 +133,7 @@ def _node(candidate: Candidate, data: RunData, scale: Scale, x: float, y: float,
     label = (
         f'<text x="{text_x}" y="{y + 4:.1f}"><tspan class="id">{esc(elide(candidate.id, 12))}</tspan>'
         f'<tspan x="{text_x + 62}">{score}</tspan><tspan class="soft" x="{text_x + 116}">{change}</tspan>'
-        f'<tspan class="soft" x="{text_x + 172}">{esc(elide(what, 19))}</tspan></text>'
+        f'<tspan class="soft" x="{text_x + 172}">{esc(elide(what, 26))}</tspan></text>'
     )
     title = f"<title>{esc(f'{candidate.id}: {what}')}</title>"
     return link(f"{title}{circle}{label}", candidate.number)
