@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.llm.textgrad import TextGrad
     from trace_core.optimizers.loop import Result, optimize
     from trace_core.optimizers.mixed import Mixed, Part
+    from trace_core.optimizers.search import Candidate, Search, Study, StudyResult
     from trace_core.optimizers.surrogate import TargetSurrogate
     from trace_core.optimizers.tensor.frugal import Frugal
     from trace_core.optimizers.tensor.torch_optimizer import TorchOptimizer
@@ -28,12 +29,17 @@ _HOME = {
     "Frugal": "tensor.frugal",
     "Mixed": "mixed",
     "Part": "mixed",
+    "Candidate": "search",
+    "Search": "search",
+    "Study": "search",
+    "StudyResult": "search",
     "TargetSurrogate": "surrogate",
     "TorchOptimizer": "tensor.torch_optimizer",
 }
 
 __all__ = [
     "OPRO",
+    "Candidate",
     "Dropped",
     "Frugal",
     "Mixed",
@@ -43,6 +49,9 @@ __all__ = [
     "Part",
     "Proposal",
     "Result",
+    "Search",
+    "Study",
+    "StudyResult",
     "TargetSurrogate",
     "TextGrad",
     "TorchOptimizer",

@@ -120,8 +120,19 @@ class Optimizer:
     Args:
         parameters: a Module, or parameters, or (name, parameter) pairs, or a mapping by name.
 
+    Attributes:
+        chained: whether each proposal goes on from the one before, as a gradient step does. A study then runs one
+            ticket at a time and takes every step.
+        concurrent: whether ``fork`` gives an optimizer of its own, so that several can propose at once.
+        only: the parameters that the next proposals may change; None for all. Optimizers that move all of theirs
+            together ignore it.
+
     Raises OptimizerError if there is none, or something else than a Parameter is among them.
     """
+
+    chained = False
+    concurrent = False
+    only: frozenset[Parameter] | None = None
 
     def __init__(self, parameters: Parameters) -> None:
         self.names: dict[Parameter, str] = _named(parameters)
@@ -189,7 +200,24 @@ class Optimizer:
         checked = {parameter: parameter.check(value) for parameter, value in proposal.values.items()}
         for parameter, value in checked.items():
             parameter.update(value)
+        self.commit(proposal)
         proposal.status = "applied" if checked else "empty"
+
+    def commit(self, proposal: Proposal) -> None:
+        """Take over the state that belongs to a proposal that was accepted, without touching a parameter.
+
+        ``apply`` is this and the values. Optimizers whose state does not depend on it do nothing here.
+        """
+
+    def fork(self, ticket: int) -> Optimizer:
+        """An optimizer for one ticket of a search, whose proposals do not depend on other tickets at work meanwhile.
+
+        Here it is the optimizer itself: only one ticket can be at work then, see ``concurrent``.
+        """
+        return self
+
+    def join(self, fork: Optimizer, improved: bool = False) -> None:
+        """Take over what a fork has learned. Called in the order of tickets; ``improved``: it gave the best so far."""
 
     def remember(self, values: Mapping[Parameter, Any], score: float | None, note: str = "") -> None:
         """Tell the optimizer how values did that were evaluated elsewhere. Optimizers without a memory ignore it."""

@@ -354,7 +354,7 @@ class _Run:
                 self.result.failures[first] = self.result.failures.get(first, 0) + 1
         return outcomes
 
-    def _evaluated(self, outcome: Outcome) -> None:
+    def _evaluated(self, example: Example, outcome: Outcome) -> None:
         self._say("evaluated", score=outcome.score)
 
     def _is_perfect(self, score: float) -> bool:

@@ -14,7 +14,7 @@ from trace_core.integrations.accounting import place
 from trace_core.integrations.budget import Cost
 from trace_core.integrations.engines.errors import RolloutCrash, RolloutTimeout
 from trace_core.integrations.llm.errors import Deadline, Transient
-from trace_core.optimizers.evaluation import aevaluate, evaluate, failed_outside
+from trace_core.optimizers.evaluation import MetricError, WorkflowError, aevaluate, evaluate, failed_outside
 from trace_core.optimizers.llm.failing import Outages
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ class Outcome(NamedTuple):
         trace: with feedback; None where the score was known and no trace was asked for.
         score: higher is better.
         error: text of the error that the output was; None for none.
+        scores: of several objectives, by name; None where there are none.
     """
 
     trace: Trace | None
     score: float
     error: str | None
+    scores: Mapping[str, float] | None = None
 
 
 class Example(NamedTuple):
@@ -65,6 +67,10 @@ class Rollouts:
         engine: where they run; None for one after the other in this thread.
         failure_score: of an output that is an error.
         outages: counts how often a language model could not be had; an example is run again until it stops the run.
+
+    Attributes:
+        tolerant: whether a MetricError or WorkflowError is the failure of its example, with the error as feedback.
+            False at first: where the first values already fail so, the task is wrong.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Rollouts:
         self.outages = outages or Outages(3)
         self.workflow, self.metric, self.names = workflow, metric, names
         self.ledger, self.budget, self.engine, self.failure_score = run, budget, engine, failure_score
+        self.tolerant = False
         call = getattr(workflow, "target", workflow)
         call = getattr(call, "forward", call) if not inspect.isroutine(call) else call
         self._is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
@@ -94,7 +101,7 @@ class Rollouts:
         values: Mapping[Parameter, Any] | None = None,
         *,
         traces: bool = True,
-        done: Callable[[Outcome], None] = lambda outcome: None,
+        done: Callable[[Example, Outcome], None] = lambda example, outcome: None,
     ) -> list[Outcome]:
         """Outcomes in the order of ``asked``.
 
@@ -121,15 +128,15 @@ class Rollouts:
             failure = outcome.trace.output.value if outcome.trace is not None and outcome.error is not None else None
             self.outages.count("example", failure if isinstance(failure, Deadline) else None)
             outcomes[number] = outcome
-            done(outcome)
+            done(asked[number], outcome)
 
         with using(values or {}):
             try:
                 for number, example in enumerate(asked):
                     known = self.ledger and self.ledger.evaluation(candidate, example.name, sample)
                     if known and not traces:
-                        outcomes[number] = Outcome(None, known.score, known.error)
-                        done(outcomes[number])
+                        outcomes[number] = Outcome(None, known.score, known.error, known.scores)
+                        done(example, outcomes[number])
                         continue
                     reservation = None
                     if self.budget is not None and not known:
@@ -139,7 +146,7 @@ class Rollouts:
                         continue
                     with reservation or contextlib.nullcontext():
                         trace, score = self._evaluate(example, f"{candidate}/{example.name}/{sample}")
-                        finish(number, Outcome(trace, score, trace.error), reservation)
+                        finish(number, _outcome_of(trace, score), reservation)
                 while open_:
                     ready, _ = wait(open_, return_when="FIRST_COMPLETED")
                     for future in sorted(ready, key=lambda f: open_[f][0]):
@@ -165,6 +172,10 @@ class Rollouts:
                     return evaluate(self.workflow, self.metric, example.value, example.index, self.failure_score)
                 except Transient as error:
                     self.outages.count("example", error)
+                except (MetricError, WorkflowError) as error:
+                    if not self.tolerant:
+                        raise
+                    return failed_outside(error, self.names, example.index, self.failure_score)
 
     def _submit(self, engine: Executor, example: Example, values: Mapping[Parameter, Any]) -> Future[Any]:
         arguments: tuple[Any, ...] = (self.workflow, self.metric, example.value, example.index, self.failure_score)
@@ -189,6 +200,10 @@ class Rollouts:
             if here is not None:  # what an abandoned thread still does is not to be paid for
                 here.closed = f"this rollout was given up: {error}"
             trace, score = failed_outside(error, self.names, example.index, self.failure_score)
+        except (MetricError, WorkflowError) as error:
+            if not self.tolerant:
+                raise
+            trace, score = failed_outside(error, self.names, example.index, self.failure_score)
         else:
             if isinstance(answer, dict):
                 from trace_core.optimizers.remote import read
@@ -196,7 +211,7 @@ class Rollouts:
                 trace, score = read(answer, {name: parameter for parameter, name in self.names.items()})
             else:
                 trace, score = answer
-        return Outcome(trace, score, trace.error)
+        return _outcome_of(trace, score)
 
     def _keep(
         self, example: Example, candidate: str, sample: int, outcome: Outcome, reservation: Reservation | None
@@ -207,10 +222,10 @@ class Rollouts:
             return
         from trace_core.integrations.store import EvaluationRow
 
-        said = outcome.trace.feedback
-        scores = dict(said.scores) if said.scores else None
+        scores = dict(outcome.scores) if outcome.scores else None
+        said = outcome.trace.feedback.text
         self.ledger.put_evaluation(
-            EvaluationRow(candidate, example.name, sample, outcome.score, scores, said.text, outcome.error)
+            EvaluationRow(candidate, example.name, sample, outcome.score, scores, said, outcome.error)
         )
 
     def _give_up(
@@ -236,3 +251,7 @@ class Rollouts:
                 keep(number, self._outcome(future, asked[number], here), reservation)
             elif reservation is not None:
                 reservation.release()
+
+
+def _outcome_of(trace: Trace, score: float) -> Outcome:
+    return Outcome(trace, score, trace.error, trace.feedback.scores or None)

@@ -7,6 +7,7 @@ before the value reasons better, and closed names leave no room for invented one
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -32,21 +33,24 @@ class AnswerModels:
         self._size = size
         self._made: dict[Any, type[BaseModel]] = {}
         self._texts: dict[type[BaseModel], str] = {}
+        self._lock = threading.Lock()  # forks of one optimizer share the models
 
     def get(self, names: Mapping[Parameter, str], *, brief: bool, several: int = 1) -> type[BaseModel]:
         """The model for these parameters; see ``answer_model``."""
         key = (brief, several, tuple((name, repr(field_type(parameter))) for parameter, name in names.items()))
-        if key not in self._made:
-            while len(self._made) >= self._size:
-                self._texts.pop(self._made.pop(next(iter(self._made))), None)
-            self._made[key] = answer_model(names, brief=brief, several=several)
-        return self._made[key]
+        with self._lock:
+            if key not in self._made:
+                while len(self._made) >= self._size:
+                    self._texts.pop(self._made.pop(next(iter(self._made))), None)
+                self._made[key] = answer_model(names, brief=brief, several=several)
+            return self._made[key]
 
     def text(self, model: type[BaseModel]) -> str:
         """The JSON schema that goes with a request, as text: it takes part of the prompt's budget."""
-        if model not in self._texts:
-            self._texts[model] = json.dumps(model.model_json_schema(), separators=(",", ":"))
-        return self._texts[model]
+        known = self._texts.get(model)
+        if known is None:
+            known = self._texts[model] = json.dumps(model.model_json_schema(), separators=(",", ":"))
+        return known
 
 
 def answer_model(names: Mapping[Parameter, str], *, brief: bool = False, several: int = 1) -> type[BaseModel]:

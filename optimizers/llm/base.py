@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +37,8 @@ MAX_REPAIRS = 2
 LONG_CODE = 20
 #: Values asked for in one request about a number: trying them costs no request.
 ALTERNATIVES = 3
+#: Seeds of requests are counted from the ticket of a search times this: no ticket makes so many.
+REQUESTS_PER_TICKET = 1000
 _KINDS = ("code", "number", "data", "text")
 
 
@@ -78,6 +81,7 @@ class LLMOptimizer(Optimizer):
     """
 
     system_template = "optoprime_system"
+    concurrent = True
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class LLMOptimizer(Optimizer):
         self.prompt_size = 0  # of the last prompt, in tokens
         self._models = AnswerModels()
         self.turns: dict[str, int] = dict.fromkeys(self.names.values(), 0)
+        self._turns_before = dict(self.turns)
 
     # ---- proposing
 
@@ -161,7 +166,8 @@ class LLMOptimizer(Optimizer):
         (about 60 tokens each) take turns, too.
         """
         reached = {p for trace in traces for p in trace.parameters}
-        names = {p: name for p, name in self.names.items() if p in reached}
+        wanted = reached & self.only or reached if self.only is not None else reached
+        names = {p: name for p, name in self.names.items() if p in wanted}
         limit = min(self.focus or len(names), max(1, self.max_prompt_tokens // 60))
         if len(names) <= limit:
             return names
@@ -359,6 +365,26 @@ class LLMOptimizer(Optimizer):
             lines = lines[1:]  # the worst comes first
         return "# Past attempts (best last; do not repeat them)\n" + "\n".join(lines) if lines else ""
 
+    # ---- several at once
+
+    def fork(self, ticket: int) -> LLMOptimizer:
+        """A copy with a memory of its own, whose requests are counted from the ticket: its seeds are its own, too."""
+        twin = copy.copy(self)
+        twin.memory, twin.turns = self.memory.fork(), dict(self.turns)
+        twin.requests = ticket * REQUESTS_PER_TICKET
+        twin._turns_before = dict(self.turns)
+        return twin
+
+    def join(self, fork: Optimizer, improved: bool = False) -> None:
+        """Take over the fork's attempts and turns, and a prompt size that it learned from the server."""
+        if not isinstance(fork, LLMOptimizer) or fork is self:
+            return
+        self.memory.join(fork.memory)
+        for name, turns in fork.turns.items():
+            self.turns[name] += turns - fork._turns_before.get(name, 0)
+        self.requests += fork.requests % REQUESTS_PER_TICKET
+        self.max_prompt_tokens = min(self.max_prompt_tokens, fork.max_prompt_tokens)
+
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
@@ -370,6 +396,7 @@ class LLMOptimizer(Optimizer):
         """Go on where ``state_dict`` was taken."""
         self.memory.load(state["memory"])
         self.turns.update(state["turns"])
+        self._turns_before = dict(self.turns)
         self.requests = int(state["requests"])
         self.max_prompt_tokens = int(state.get("max_prompt_tokens", self.max_prompt_tokens))
 

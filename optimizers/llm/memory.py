@@ -33,11 +33,26 @@ class Memory:
     def __init__(self, size: int) -> None:
         self.size = size
         self.attempts: list[Attempt] = []
+        self._added: list[Attempt] = []
+        self._notes_added = False
+
+    def fork(self) -> Memory:
+        """A copy that knows what was added to it, for ``join``."""
+        twin = Memory(self.size)
+        twin.attempts, twin._notes_added = list(self.attempts), True
+        return twin
+
+    def join(self, fork: Memory) -> None:
+        """Add what was added to a fork."""
+        for attempt in fork._added:
+            self.add(*attempt)
 
     def add(self, values: Mapping[str, Any], score: float, outputs: int = 1, note: str = "") -> None:
         """Record an attempt."""
         if self.size <= 0 or not values:
             return
+        if self._notes_added:
+            self._added.append(Attempt(dict(values), score, outputs, note))
         key = _key(values)
         for index, known in enumerate(self.attempts):
             if _key(known.values) == key:

@@ -53,6 +53,8 @@ class TorchOptimizer(Optimizer):
     Raises OptimizerError for parameters that are no tensors, are all frozen, or share a tensor.
     """
 
+    chained = True
+
     def __init__(
         self,
         parameters: Any,
@@ -294,9 +296,8 @@ class TorchOptimizer(Optimizer):
         values = {p: twins[p].detach() for p in gradients}
         return [StepProposal(values, after, reason=f"{self.label} step {self.steps + 1}")]
 
-    def apply(self, proposal: Proposal) -> None:
-        """Set the proposed values; for the proposal of the next step, take over its optimizer state as well."""
-        super().apply(proposal)
+    def commit(self, proposal: Proposal) -> None:
+        """For the proposal of the next step, take over the optimizer's state after it. The tensors stay as they are."""
         if not isinstance(proposal, StepProposal):
             return
         after = proposal.after

@@ -1,0 +1,398 @@
+"""The loop of a study: tickets are chosen, worked on, and decided in their order."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from trace_core.errors import TraceCoreError
+from trace_core.integrations.budget import BudgetExhausted
+from trace_core.optimizers.base import OptimizerError
+from trace_core.optimizers.search.acceptance import mean
+from trace_core.optimizers.search.candidate import SEED, Candidate
+from trace_core.optimizers.search.events import (
+    Accepted,
+    Chosen,
+    Ended,
+    Evaluated,
+    NewBest,
+    Proposed,
+    Rejected,
+    Started,
+)
+from trace_core.optimizers.search.minibatches import minibatch
+from trace_core.optimizers.search.pool import Pool
+from trace_core.optimizers.search.ticket import Seen, Ticket
+from trace_core.optimizers.search.working import Worker, first_line, forked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+    from trace_core.optimizers.base import Optimizer
+    from trace_core.optimizers.rollouts import Example, Outcome, Rollouts
+    from trace_core.optimizers.search.events import Event
+    from trace_core.optimizers.search.search import Search
+    from trace_core.optimizers.search.ticket import Attempt, Work
+
+
+class Limits:
+    """When a run ends: ``steps`` tickets, ``seconds``; evaluations to keep back for the test examples."""
+
+    def __init__(self, steps: int | None, seconds: float | None, kept_back: int) -> None:
+        self.steps, self.seconds, self.kept_back = steps, seconds, kept_back
+
+
+class Driver:
+    """State of a study, and the loop.
+
+    Ticket t is chosen when ticket t - in_flight is decided, and the work on it depends on nothing but what was chosen;
+    tickets are decided in their order. So nothing depends on which of them ends first. One thread runs all methods.
+    """
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        optimizer: Optimizer,
+        search: Search,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        seed: int,
+        limits: Limits,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
+        self.train, self.validation = list(train), list(validation)
+        self.pool = Pool()
+        self.worker = Worker(rollouts, search, optimizer.names, self.train, self.validation, self._evaluated, self._row)
+        self.journal: Any = None
+        self.flying: list[Ticket] = []
+        self.decided = self.chosen = 0
+        self.spent = 0  # evaluations of decided tickets and of the seed
+        self.foreign = 0  # evaluations in the budget that are not this study's
+        self.idle = 0  # tickets in a row without an evaluation
+        self.improved = 0  # the ticket of the last new best
+        self.failures: dict[str, int] = {}
+        self.seen: dict[tuple[str, int], Seen] = {}
+        self.stopping = False
+        self.began, self.before = time.monotonic(), 0.0
+        self._emit = emit
+        self.threads: Executor | None = None
+        self._thread = threading.get_ident()
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._done: dict[int, Work] = {}
+        self._working: set[int] = set()
+        self.closing = False
+
+    @property
+    def seconds(self) -> float:
+        """Of work, earlier parts included."""
+        return self.before + time.monotonic() - self.began
+
+    # ---- the loop
+
+    def go(self) -> str:
+        """Go on until something ends it, and say what. Raises what ended it, if that was an error."""
+        self._thread = threading.get_ident()
+        try:
+            if not len(self.pool):
+                self._seed()
+            for ticket in self.flying:  # taken up again
+                self._start(ticket)
+            while True:
+                why = self._over()
+                if why:
+                    return why
+                self._fill()
+                if not self.flying:
+                    return "steps" if self._at_end() else "budget"
+                self._decide(self._wait(self.flying[0].number))
+                self._checkpoint()
+        finally:
+            self._close()
+
+    def _over(self) -> str:
+        best = self.pool.best.score if self.pool.best is not None else None
+        if self.stopping:
+            return "stopped"
+        if self.search.perfect is not None and best is not None and best >= self.search.perfect:
+            return "perfect"
+        if self.search.patience is not None and self.decided - self.improved >= self.search.patience:
+            return "patience"
+        if self.limits.seconds is not None and self.seconds >= self.limits.seconds:
+            return "seconds"
+        if self.idle >= self.search.stalled:
+            return "stalled"
+        return ""
+
+    def _at_end(self) -> bool:
+        return self.limits.steps is not None and self.chosen >= self.limits.steps
+
+    def _fill(self) -> None:
+        """Choose tickets up to ``in_flight``."""
+        while len(self.flying) < self.search.in_flight and not self._at_end():
+            ticket = self._choose()
+            if not self._affordable(ticket.worst):
+                return
+            self.chosen += 1
+            for parent in ticket.parents:
+                self.pool.chosen[parent.id] = self.pool.chosen.get(parent.id, 0) + 1
+            self.flying.append(ticket)
+            self._say(Chosen(ticket.number, tuple(p.id for p in ticket.parents), tuple(ticket.batch)), ticket.number)
+            self._start(ticket)
+
+    def _affordable(self, more: int) -> bool:
+        """Whether ``more`` evaluations fit the budget whatever the tickets in flight take of it."""
+        limit = self.rollouts.budget.limits.get("metric_calls") if self.rollouts.budget is not None else None
+        if limit is None:
+            return True
+        held = self.foreign + self.spent + sum(ticket.worst for ticket in self.flying) + self.limits.kept_back
+        return held + more <= limit
+
+    # ---- choosing
+
+    def _choose(self) -> Ticket:
+        number = self.chosen + 1
+        rng = random.Random(f"{self.seed}/parent/{number}")
+        parent = self.pool_parent(rng, number)
+        size, perfect = len(self.train), self.search.perfect
+        recent = number - self.search.reuse
+        known = {}
+        for index in range(size):
+            before = self.seen.get((parent.id, index))
+            if before is not None and before.sample >= recent:
+                known[index] = before
+        skip = {i for i, before in known.items() if perfect is not None and before.score >= perfect}
+        batch = minibatch(self.seed, number, self.search.batch_size, size, skip)
+        seen = {index: known[index] for index in batch if index in known}
+        fresh = len(batch) - len(seen)
+        repeats = self.search.acceptance.repeats
+        children = self.search.proposals * len(batch) if self.search.acceptance.gated else 0
+        fork = self.optimizer.fork(number)
+        return Ticket(
+            number,
+            (parent,),
+            {index: seen[index].sample if index in seen else number for index in batch},
+            seen,
+            fork,
+            fork.state_dict() if fork is not self.optimizer else None,
+            repeats * (fresh + children),
+        )
+
+    def pool_parent(self, rng: random.Random, number: int) -> Candidate:
+        """A parent from the strategy. Raises OptimizerError if it gives something else."""
+        found = self.search.parents.select(self.pool, rng, number)
+        if not isinstance(found, Candidate) or not found.in_pool:
+            raise OptimizerError(f"Parents.select must return a member of the pool, got {found!r:.80}")
+        return found
+
+    # ---- working
+
+    def _start(self, ticket: Ticket) -> None:
+        if ticket.fork is None:
+            ticket.fork = forked(self.optimizer, ticket.number, ticket.state)
+        if self.threads is None:
+            return  # done when it is waited for
+        self._working.add(ticket.number)
+        self.threads.submit(self._work, ticket)
+
+    def _work(self, ticket: Ticket) -> None:
+        self._inbox.put(self.worker.do(ticket))
+
+    def _wait(self, number: int) -> Work:
+        """The work on a ticket; meanwhile, what happens elsewhere is told."""
+        if self.threads is None and number not in self._done:
+            return self.worker.do(next(ticket for ticket in self.flying if ticket.number == number))
+        while number not in self._done:
+            self._receive(self._inbox.get())
+        return self._done.pop(number)
+
+    def _receive(self, item: Any) -> None:
+        if isinstance(item, Evaluated):
+            self._emit(item)
+        else:
+            self._working.discard(item.ticket.number)
+            self._done[item.ticket.number] = item
+
+    def _evaluated(self, candidate: str, example: Example, outcome: Outcome) -> None:
+        """Told in any thread."""
+        if self.closing:
+            raise _Closing
+        event = Evaluated(candidate, example.name, outcome.score, outcome.error)
+        if threading.get_ident() == self._thread:
+            self._emit(event)
+        else:
+            self._inbox.put(event)
+
+    def _row(self, candidate: Candidate) -> None:
+        if self.journal is not None:
+            self.journal.candidate(candidate)
+
+    def _close(self) -> None:
+        """Nothing works on when the loop is over: what is in flight ends at its next example."""
+        self.closing = True
+        while self._working:
+            self._receive(self._inbox.get())
+        self.closing = False
+        self._done.clear()
+        for ticket in self.flying:  # another run takes them up as they were chosen
+            if ticket.state is not None:
+                ticket.fork = None
+
+    # ---- deciding
+
+    def _seed(self) -> None:
+        """Validate the values that the study begins with."""
+        values = {name: parameter.value for parameter, name in self.optimizer.names.items()}
+        seed = Candidate(SEED, values, status="start")
+        if not self._affordable(len(self.validation)):
+            raise BudgetExhausted(
+                f"the budget does not allow for the {len(self.validation)} validation examples of the seed",
+                "metric_calls",
+            )
+        self._row(seed)
+        self._validated(seed, range(len(self.validation)))
+        self.rollouts.tolerant = True
+        self.pool.add(seed)
+        self._row(seed)
+        self._say(Started(seed.score or 0.0), 0)
+        self._checkpoint()
+
+    def _validated(self, candidate: Candidate, indices: Sequence[int]) -> list[float]:
+        """Scores on validation examples, noted on the candidate. Raises BudgetExhausted before it would be passed."""
+        new = [index for index in indices if index not in candidate.scores]
+        if not self._affordable(len(new)):
+            self._settle()
+        if not self._affordable(len(new)):
+            raise BudgetExhausted(
+                f"the budget does not allow for {len(new)} more validation examples of candidate {candidate.id}",
+                "metric_calls",
+            )
+        found = self.worker.evaluate(candidate, [self.validation[i] for i in new], 0)
+        self.spent += len(new)
+        for outcome in found:
+            self._count_failure(outcome.error)
+        candidate.add_scores({index: outcome.score for index, outcome in zip(new, found, strict=True)})
+        candidate.note_outcomes(found)
+        return [candidate.scores[index] for index in indices]
+
+    def _settle(self) -> None:
+        """Find out what the tickets in flight really take of the budget."""
+        for ticket in self.flying:
+            work = self._done[ticket.number] = self._wait(ticket.number)
+            ticket.worst = work.spent
+
+    def _count_failure(self, error: str | None) -> None:
+        if error is not None:
+            first = first_line(error)
+            self.failures[first] = self.failures.get(first, 0) + 1
+
+    def _decide(self, work: Work) -> None:
+        ticket = self.flying[0]
+        if work.error is not None:
+            raise work.error
+        spent, failures = self.spent, dict(self.failures)
+        self.flying.pop(0)
+        self.spent += work.spent
+        for error in work.failures:
+            self._count_failure(error)
+        for index, outcomes in work.outcomes.items():
+            self._see(ticket.parents[0], index, ticket.number, outcomes)
+        try:
+            improved = [self._judge(ticket, attempt) for attempt in work.attempts]
+        except BaseException:
+            self.flying.insert(0, ticket)  # another run decides it
+            self.spent, self.failures = spent, failures
+            raise
+        if ticket.fork is not None:
+            self.optimizer.join(ticket.fork, any(improved))
+        self._remember(work)
+        self.decided = ticket.number
+        self.idle = 0 if self.spent > spent else self.idle + 1
+
+    def _judge(self, ticket: Ticket, attempt: Attempt) -> bool:
+        """One attempt of a ticket; whether it is the best now."""
+        child = attempt.candidate
+        self.rollouts.outages.count("proposal", attempt.error)
+        if child is None:
+            self._say(Rejected(ticket.number, "", attempt.stage, attempt.why, attempt.before), ticket.number)
+            return False
+        self._say(Proposed(ticket.number, child.id, child.changed, child.reason), ticket.number)
+        child.detail.update(before=attempt.before, after=attempt.after)
+        if attempt.stage:
+            self._reject(child, attempt.stage, attempt.why, attempt.before, attempt.after)
+            return False
+        best = self.pool.best.score if self.pool.best is not None else None
+        verdict = self.search.validation.run(
+            child, self.pool, len(self.validation), lambda indices: self._validated(child, indices)
+        )
+        if child.errors and len(child.errors) == len(child.scores):
+            why = f"dropped: it fails on every validation example, first with {first_line(child.errors[0])}"
+            self._reject(child, "validation", why, best, child.score)
+            return False
+        if not verdict.accept:
+            self._reject(child, "validation", verdict.why, best, child.score)
+            return False
+        child.status = "merged" if ticket.merged is not None else "accepted"
+        child.note = f"{attempt.why}; validation {child.score or 0.0:.3f}"
+        improved = self.pool.add(child)
+        for index, outcomes in attempt.outcomes.items():
+            if ticket.merged is None:
+                self._see(child, index, ticket.number, outcomes)
+        if child.proposal is not None:
+            self.optimizer.commit(child.proposal)
+        self._row(child)
+        self._say(Accepted(ticket.number, child.id, child.score or 0.0), ticket.number)
+        if improved:
+            self.improved = ticket.number
+            self._say(NewBest(ticket.number, child.id, child.score or 0.0, best or 0.0), ticket.number)
+        return improved
+
+    def _reject(self, child: Candidate, stage: str, why: str, before: float | None, after: float | None) -> None:
+        child.status, child.note = "rejected", why
+        child.detail["stage"] = stage
+        self.pool.note(child)
+        self._row(child)
+        self._say(Rejected(child.ticket, child.id, stage, why, before, after), child.ticket)
+
+    def _see(self, candidate: Candidate, index: int, sample: int, outcomes: Sequence[Outcome]) -> None:
+        if self.search.reuse:
+            trace = outcomes[0].trace
+            self.seen[candidate.id, index] = Seen(sample, mean([outcome.score for outcome in outcomes]), trace)
+
+    def _remember(self, work: Work) -> None:
+        """Tell the optimizer how its candidates did."""
+        for attempt in work.attempts:
+            child = attempt.candidate
+            if child is None or child.proposal is None:
+                continue
+            score, note = (child.score, "validated") if child.in_pool else (attempt.after, "no better on its minibatch")
+            if attempt.stage != "guard":
+                values = {p: child.values[name] for p, name in self.optimizer.names.items()}
+                self.optimizer.remember(values, score, note)
+            child.proposal.status = "accepted" if child.in_pool else "rejected"
+
+    # ---- telling
+
+    def _say(self, event: Event, step: int) -> None:
+        if self.journal is not None:
+            self.journal.event(event, step)
+        self._emit(event)
+
+    def _checkpoint(self) -> None:
+        for key in [key for key, seen in self.seen.items() if seen.sample < self.chosen - self.search.reuse]:
+            del self.seen[key]
+        if self.journal is not None:
+            self.journal.checkpoint(self)
+
+    def ended(self, why: str) -> None:
+        """Tell that the run is over."""
+        best = self.pool.best
+        self._say(Ended(why, best.score if best is not None else None), self.decided + 1)
+
+
+class _Closing(TraceCoreError):
+    """The run is over: work in flight goes no further."""

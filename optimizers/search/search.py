@@ -1,0 +1,83 @@
+"""How a study searches: its strategies, by name or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trace_core.optimizers.base import OptimizerError
+from trace_core.optimizers.search.acceptance import Acceptance, Always, Strict
+from trace_core.optimizers.search.parents import UCB, Beam, Best, EpsilonGreedy, Latest, MultiObjective, Pareto, TopK
+from trace_core.optimizers.search.validation import Full, Validation
+
+if TYPE_CHECKING:
+    from trace_core.optimizers.search.parents import Parents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The strategies of a study. Each is an object with one or two methods, which can be replaced by one of your own.
+
+    Attributes:
+        parents: which candidate a ticket starts from; see ``Parents``.
+        acceptance: whether a candidate passes its minibatch; see ``Acceptance``.
+        validation: on which validation examples it is run then; see ``Validation``.
+        batch_size: training examples in a minibatch.
+        in_flight: tickets at work at once. The outcome depends on it, and on nothing else that runs at once.
+        proposals: asked for in each ticket, at most; the first that passes ends it.
+        patience: the run ends after so many tickets in a row without a new best; None for no such limit.
+        perfect: nothing can be better: a minibatch whose scores all reach it is skipped, a mean on the validation
+            examples that does ends the run; None for neither.
+        stalled: the run ends after so many tickets in a row in which nothing was evaluated.
+        reuse: the outcome of a candidate on a training example is taken again, instead of another run, for so many
+            tickets. 0 for scores that differ from run to run.
+    """
+
+    parents: Parents = field(default_factory=Pareto)
+    acceptance: Acceptance = field(default_factory=Strict)
+    validation: Validation = field(default_factory=Full)
+    batch_size: int = 3
+    in_flight: int = 1
+    proposals: int = 1
+    patience: int | None = None
+    perfect: float | None = 1.0
+    stalled: int = 30
+    reuse: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "in_flight", "proposals", "stalled"):
+            if getattr(self, name) < 1:
+                raise OptimizerError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+PARENTS: dict[str, Callable[[], Any]] = {
+    "pareto": Pareto,
+    "best": Best,
+    "epsilon": EpsilonGreedy,
+    "topk": TopK,
+    "beam": Beam,
+    "ucb": UCB,
+    "multi": MultiObjective,
+    "latest": Latest,
+}
+
+
+def search_from(given: Search | str, *, chained: bool = False) -> Search:
+    """The Search that is meant: itself, or by the name of how parents are selected.
+
+    A chained optimizer takes every step from the latest values, so under a name it gets ``Latest`` and ``Always``.
+    Raises OptimizerError for an unknown name, and for a Search that a chained optimizer cannot follow.
+    """
+    if isinstance(given, Search):
+        if chained and (given.in_flight != 1 or not isinstance(given.parents, Latest)):
+            raise OptimizerError(
+                "each step of this optimizer goes on from the one before: it needs Search(parents=Latest(), "
+                "in_flight=1), or search='latest'"
+            )
+        return given
+    if given not in PARENTS:
+        raise OptimizerError(f"search must be a Search or one of {', '.join(PARENTS)}; got {given!r}")
+    if chained:
+        return Search(parents=Latest(), acceptance=Always(), reuse=0)
+    return Search(parents=PARENTS[given]())

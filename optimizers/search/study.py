@@ -1,0 +1,225 @@
+"""The study: a workflow, a metric, examples, an optimizer, and a search over what it proposes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from trace_core.errors import RunnerError, TraceCoreError
+from trace_core.integrations.accounting import account
+from trace_core.integrations.budget import BudgetExhausted
+from trace_core.optimizers.base import OptimizerError
+from trace_core.optimizers.evaluation import MetricError, WorkflowError, stops_the_run
+from trace_core.optimizers.llm.failing import Outages
+from trace_core.optimizers.rollouts import Rollouts, examples
+from trace_core.optimizers.search.acceptance import mean
+from trace_core.optimizers.search.driver import Driver, Limits
+from trace_core.optimizers.search.events import Evaluated
+from trace_core.optimizers.search.result import StudyResult
+from trace_core.optimizers.search.search import Search, search_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from trace_core.integrations.budget import Budget
+    from trace_core.optimizers.base import Optimizer
+    from trace_core.optimizers.search.candidate import Candidate
+    from trace_core.optimizers.search.events import Event
+
+
+class Study:
+    """A search for better values of a workflow's parameters.
+
+    Args:
+        workflow: a Module, a bundle or any callable that takes an example and returns a node.
+        metric: ``metric(output value, example)`` -> score, (score, text), a dict of scores or Feedback; higher is
+            better.
+        train: examples whose traces and feedback the optimizer sees.
+        val: examples that decide which candidate is best; by default the training examples.
+        test: examples that nothing is decided by; the seed and the best are run on them once, at the end.
+        optimizer: proposes new values; see ``Optimizer``.
+        search: ``pareto``, ``best``, ``epsilon``, ``topk``, ``beam``, ``ucb``, ``multi``, ``latest``, or a ``Search``.
+        budget: limits of everything the run spends, in all roles.
+        engine: where examples are run, several at once; see ``optimize``.
+        seed: of parents and minibatches.
+        steps: tickets at most.
+        seconds: no ticket is decided after so many.
+        callbacks: functions that get every event, in the thread that runs the study.
+        failure_score: score of an output that is an error.
+        max_outages: the run ends when the language model could not be had so many times in a row.
+
+    The workflow's parameters stay as they are until ``apply_best()``: candidates are evaluated under ``tc.using``.
+
+    Raises OptimizerError for arguments that cannot work.
+    """
+
+    def __init__(
+        self,
+        workflow: Callable[[Any], Any],
+        metric: Callable[[Any, Any], Any],
+        train: Sequence[Any],
+        val: Sequence[Any] | None = None,
+        test: Sequence[Any] | None = None,
+        *,
+        optimizer: Optimizer,
+        search: Search | str = "pareto",
+        budget: Budget | None = None,
+        engine: Executor | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        seconds: float | None = None,
+        callbacks: Sequence[Callable[[Event], None]] = (),
+        failure_score: float = 0.0,
+        max_outages: int = 3,
+    ) -> None:
+        if not train:
+            raise OptimizerError("expected at least one training example, got none")
+        self.search = search_from(search, chained=optimizer.chained)
+        if self.search.in_flight > 1 and not optimizer.concurrent:
+            raise OptimizerError(
+                f"{type(optimizer).__name__} works on one ticket at a time: Search(in_flight=1), or give the optimizer "
+                "a fork() of its own"
+            )
+        if steps is None and seconds is None and budget is None and self.search.patience is None:
+            raise OptimizerError(
+                "nothing would end this study: give budget=Budget(metric_calls=...), steps= or seconds="
+            )
+        self.workflow, self.metric, self.optimizer, self.seed = workflow, metric, optimizer, seed
+        self.budget, self.engine = budget, engine
+        self.callbacks = list(callbacks)
+        self._test = examples("test", test or ())
+        self.result = StudyResult()
+        rollouts = Rollouts(
+            workflow,
+            metric,
+            optimizer.names,
+            budget=budget,
+            engine=engine,
+            failure_score=failure_score,
+            outages=Outages(max_outages),
+        )
+        self._driver = Driver(
+            rollouts,
+            optimizer,
+            self.search,
+            examples("train", train),
+            examples("val", val or train),
+            seed,
+            Limits(steps, seconds, 2 * len(self._test)),
+            self._tell,
+        )
+
+    # ---- running
+
+    def run(self) -> StudyResult:
+        """Search until something ends it; what was found. A second call goes on, if the limits were raised meanwhile.
+
+        An interrupt, a used-up budget and an error that no proposal can mend end the run with the best so far in the
+        result. Raises what the workflow or the metric raise on the validation examples with the first values, and
+        errors of strategies and callbacks.
+        """
+        driver, result = self._driver, self.result
+        result.error, result.why = None, ""
+        with account(run=None, budget=self.budget) if self.budget is not None else contextlib.nullcontext():
+            with self._threads():
+                self._go()
+            self._measure()
+        result.seconds = driver.seconds
+        driver.ended(result.stopped)
+        return result
+
+    def _go(self) -> None:
+        from trace_core.integrations.llm.errors import Fatal, WaitTooLong
+
+        result = self.result
+        try:
+            result.stopped = self._driver.go()
+        except KeyboardInterrupt:
+            result.stopped = "interrupted"
+        except BudgetExhausted as error:
+            result.stopped, result.why = "budget", str(error)
+        except (Fatal, WaitTooLong, RunnerError, MetricError, WorkflowError) as error:
+            if isinstance(error, MetricError | WorkflowError) and self.best is None:
+                raise
+            result.stopped, result.error, result.why = "error", error, str(error)
+        except TraceCoreError as error:
+            if self.best is None or not stops_the_run(error):
+                raise
+            result.stopped, result.error, result.why = "error", error, str(error)
+        finally:
+            self._note()
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Threads for the tickets in flight, as long as the run goes."""
+        if self.search.in_flight == 1:
+            yield
+            return
+        from trace_core.integrations.engines.threads import ThreadEngine
+
+        engine = ThreadEngine(self.search.in_flight)
+        self._driver.threads = engine
+        try:
+            yield
+        finally:
+            self._driver.threads = None
+            engine.shutdown(wait=False)
+
+    def _note(self) -> None:
+        driver, result = self._driver, self.result
+        result.best = driver.pool.best
+        result.seed = driver.pool.members[0] if len(driver.pool) else None
+        result.candidates = list(driver.pool.everything.values())
+        result.steps, result.evaluations = driver.decided, driver.spent
+        result.failures = dict(driver.failures)
+
+    def _measure(self) -> None:
+        """The seed and the best on the test examples, once."""
+        result = self.result
+        if not self._test or result.best is None or result.seed is None or result.stopped in ("interrupted", "error"):
+            return
+        try:
+            for candidate in dict.fromkeys((result.seed, result.best)):
+                found = self._driver.worker.evaluate(candidate, self._test, 0)
+                score = mean([outcome.score for outcome in found])
+                if candidate is result.seed:
+                    result.test_start = score
+                if candidate is result.best:
+                    result.test_score = score
+        except TraceCoreError as error:  # what was found is worth more than its last measurement
+            result.error, result.why = error, str(error)
+
+    def stop(self) -> None:
+        """End the run after the ticket that is being decided. For callbacks and other threads."""
+        self._driver.stopping = True
+
+    # ---- looking
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best candidate so far; None before the seed is validated."""
+        return self._driver.pool.best
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All that were tried so far, in order."""
+        return list(self._driver.pool.everything.values())
+
+    def apply_best(self) -> None:
+        """Give the workflow's parameters the best values. Until then they are as they were.
+
+        Raises OptimizerError before there is a best candidate.
+        """
+        if self.best is None:
+            raise OptimizerError("there is no best candidate yet: run() comes first")
+        values = self.best.values
+        checked = {p: p.check(values[name]) for p, name in self.optimizer.names.items()}
+        for parameter, value in checked.items():
+            parameter.update(value)
+
+    def _tell(self, event: Event) -> None:
+        if not isinstance(event, Evaluated):
+            self.result.history.append(event)
+        for callback in self.callbacks:
+            callback(event)
