@@ -1,4 +1,4 @@
-"""A headless Chromium that tests can ask: pages are opened, scripted, clicked and photographed over its debugging pipe."""
+"""A headless Chromium for tests: pages are opened, clicked, asked and photographed over its debugging pipe."""
 
 from __future__ import annotations
 
@@ -19,11 +19,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-    "--disable-component-update --disable-extensions --disable-dev-shm-usage --hide-scrollbars "
-    "--remote-debugging-pipe about:blank"
-).split()
+_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--disable-component-update",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+    "about:blank",
+]
 
 
 class Page:

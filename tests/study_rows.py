@@ -66,18 +66,18 @@ def write_rows(ledger: Ledger, rows: Rows, name: str = "help-desk") -> Run:
     pool, scores = ["0"], {}
     number = 0
 
-    def evaluate(candidate: str, example: str, score: float, index: int) -> None:
+    def evaluate(candidate: str, example: str, score: float, index: int, sample: int = 0) -> None:
         several = {n: min(1.0, max(0.0, score + rng.uniform(-0.2, 0.2))) for n in rows.objectives} or None
         failed = index % 29 == 28 and score < 0.5
         error = "ValueError: no such class: 'biling'" if failed else None
         run.put_evaluation(
-            EvaluationRow(candidate, example, 0, score, several, "" if failed else rows.say(index, score), error)
+            EvaluationRow(candidate, example, sample, score, several, "" if failed else rows.say(index, score), error)
         )
 
     def validate(candidate: str) -> float:
         found = [round(s, 3) for s in skill[candidate]]
         for index, score in enumerate(found):
-            evaluate(candidate, f"validation {index}", score, index)
+            evaluate(candidate, f"val {index}", score, index)
         scores[candidate] = sum(found) / max(1, len(found))
         return scores[candidate]
 
@@ -96,6 +96,7 @@ def write_rows(ledger: Ledger, rows: Rows, name: str = "help-desk") -> Run:
             parent = best if ticket % 3 else rng.choice(pool)
             merge = ticket % 17 == 16 and len(pool) > 2
             parents = (parent, next(c for c in pool if c != parent)) if merge else (parent,)
+            event(ticket, "chosen", ticket=ticket, parents=parents, minibatch=[])
             candidate = f"{ticket}.m" if merge else f"{ticket}.0"
             changed = ["classify.prompt"] if ticket % 4 else ["reply.prompt", "threshold"]
             new = dict(values[parent])
@@ -119,11 +120,11 @@ def write_rows(ledger: Ledger, rows: Rows, name: str = "help-desk") -> Run:
             ledger.begin_call(key, "optimizer", "h", Cost(0.002, 1000, 1), run=run.id, model="scripted")
             ledger.finish_call(key, Cost(0.0011, 900 + ticket, 1))
             for index in batch:
-                evaluate(parent, f"train {index}", before, index)
+                evaluate(parent, f"train {index}", before, index, ticket)
             if stage in ("", "gate", "validation"):
                 detail["after"] = after
                 for index in batch:
-                    evaluate(candidate, f"train {index}", after, index)
+                    evaluate(candidate, f"train {index}", after, index, ticket)
             score = None
             if stage in ("", "validation"):
                 score = validate(candidate)
@@ -136,26 +137,25 @@ def write_rows(ledger: Ledger, rows: Rows, name: str = "help-desk") -> Run:
                 "error": "it failed on every example: ValueError: no such class: 'biling'",
             }
             note = rows.note or notes[stage]
-            status = {"": "merged" if merge else "accepted", "empty": "empty"}.get(stage, "rejected")
+            status = "rejected" if stage else "merged" if merge else "accepted"
             if stage:
                 scores.pop(candidate, None)
                 detail |= {"stage": stage, "guard": "CopyGuard" if stage == "guard" else None}
-                event(ticket, "rejected", ticket=ticket, candidate=candidate, stage=stage, reason=note)
+                made = "" if stage == "empty" else candidate
+                event(ticket, "rejected", ticket=ticket, candidate=made, stage=stage, reason=note)
             else:
                 pool.append(candidate)
                 event(ticket, "accepted", ticket=ticket, candidate=candidate, score=score)
                 if score is not None and score >= max(scores.values()):
                     run.best(candidate, score)
-            shown = {} if stage == "empty" else new
-            run.put_candidate(
-                CandidateRow(
-                    candidate, ticket, parents, status, score, rows.reason, detail | {"note": note}, shown
+            if stage != "empty":
+                run.put_candidate(
+                    CandidateRow(candidate, ticket, parents, status, score, rows.reason, detail | {"note": note}, new)
                 )
-            )
             best = max(scores, key=lambda c: scores[c])
             run.save_step(ticket, scores[best], values[best], {}, seconds=ticket * 2.0)
         if rows.trace:
-            event(rows.tickets, "trace", candidate=best, example="validation 3", trace=_trace(values[best]).to_dict())
+            event(rows.tickets, "trace", candidate=best, example="val 3", trace=_trace(values[best]).to_dict())
         event(rows.tickets, "sandbox", tier="jail", layers="Landlock, seccomp, rlimits")
     run.end("done", stopped="budget", error="the budget is used up: 400 of 400 metric_calls spent")
     return run

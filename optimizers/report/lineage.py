@@ -47,7 +47,9 @@ def lineage(data: RunData) -> str:
             cy = y + place // _PER_ROW * _DOT - (4 if len(row.rejected) > _PER_ROW else 0)
             title = f"<title>{esc(f'{child.id} {child.status}: {elide(child.note, 300)}')}</title>"
             dots.append(
-                link(f'{title}<circle class="stage-{_known(child.stage)}" cx="{cx}" cy="{cy:.1f}" r="3"/>', child.number)
+                link(
+                    f'{title}<circle class="stage-{_known(child.stage)}" cx="{cx}" cy="{cy:.1f}" r="3"/>', child.number
+                )
             )
     width = text_x + _TEXT + _PER_ROW * _DOT + 8
     return (
@@ -129,7 +131,9 @@ def _node(candidate: Candidate, data: RunData, scale: Scale, x: float, y: float,
     what = "seed" if candidate.status == "start" else ", ".join(candidate.changed)
     if candidate.status == "merged" or len(candidate.parents) > 1:
         what = f"merge: {what}"
-    circle = f'<circle class="{look}" cx="{x}" cy="{y:.1f}" r="{8 if candidate.id == data.best else 6}" fill="{colour}"/>'
+    circle = (
+        f'<circle class="{look}" cx="{x}" cy="{y:.1f}" r="{8 if candidate.id == data.best else 6}" fill="{colour}"/>'
+    )
     label = (
         f'<text x="{text_x}" y="{y + 4:.1f}"><tspan class="id">{esc(elide(candidate.id, 12))}</tspan>'
         f'<tspan x="{text_x + 62}">{score}</tspan><tspan class="soft" x="{text_x + 116}">{change}</tspan>'

@@ -106,6 +106,9 @@ def _headline(data: RunData) -> str:
         tiles.append((number(round(best.score, 4)), f"best score, candidate {esc(best.id)}"))
         if start is not None:
             tiles.append((f"{best.score - start:+.4g}", f"over the seed's {number(round(start, 4))}"))
+    if data.best in data.tests:
+        before = "" if "0" not in data.tests else f", the seed's {number(round(data.tests['0'], 4))}"
+        tiles.append((number(round(data.tests[data.best], 4)), f"on the test examples{before}"))
     rejected = sum(not c.kept for c in data.candidates)
     tiles.append((str(len(data.candidates)), f"candidates, {rejected} rejected"))
     tiles.append((f"{sum(cost.metric_calls for cost in data.costs.values()):,}", "metric calls"))

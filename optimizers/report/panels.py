@@ -65,7 +65,7 @@ class Panels:
         told = "" if score is None else f'<span class="num">{number(round(score, 4))}</span>'
         why = candidate.note or candidate.reason
         where = f"rejected by {STAGES[group]}" if group in ("guard", "gate", "validation", "error") else ""
-        status = where or (STAGES[group] if group in STAGES else candidate.status)
+        status = where or STAGES.get(group, candidate.status)
         return (
             f'<details class="candidate {"kept" if candidate.kept else "dropped"}" data-group="{group}">'
             f'<summary><b class="id">{esc(candidate.id)}{mark}</b> <span class="status">{esc(status)}</span> {told} '
@@ -197,6 +197,6 @@ def _paid(detail: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _dropped(item: Any) -> str:
-    name, value, reason = (list(item) + ["", "", ""])[:3] if isinstance(item, list | tuple) else ("", item, "")
+    name, value, reason = [*item, "", "", ""][:3] if isinstance(item, list | tuple) else ("", item, "")
     inside = f"<p class='said'>{esc(elide(str(reason), 600))}</p>{block(shown(value), 2000)}"
     return _folded(f"dropped value of {name}", inside)

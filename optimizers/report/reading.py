@@ -11,10 +11,14 @@ from trace_core.optimizers.report.text import clean, environment_secrets
 
 if TYPE_CHECKING:
     from trace_core.integrations.budget import Cost
+    from trace_core.integrations.llm.secrets import Secret
     from trace_core.integrations.store import CandidateRow, EvaluationRow, Run, RunRow
 
 KEPT = ("start", "accepted", "merged")
 _DROPPED = ("rejected", "empty")
+_TEST = ("test", "held-out")
+#: Repetition r of an evaluation for ticket t is kept as sample t + r times this.
+REPETITION = 1_000_000
 _NUMBER = re.compile(r"(.*?)(\d+)\Z", re.DOTALL)
 
 
@@ -73,6 +77,7 @@ class RunData:
         examples: names of the validation examples.
         scores: candidate id -> validation example -> mean score.
         objectives: candidate id -> objective -> mean over the validation examples, where there are several.
+        tests: candidate id -> mean on the test examples, where they were run.
         said: (candidate id, example) -> feedback or error text; ``failed`` those that are errors.
         spent: candidate id -> what was spent until then.
         costs: role -> what it took in all.
@@ -87,6 +92,7 @@ class RunData:
     examples: list[str] = field(default_factory=list)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     objectives: dict[str, dict[str, float]] = field(default_factory=dict)
+    tests: dict[str, float] = field(default_factory=dict)
     said: dict[tuple[str, str], str] = field(default_factory=dict)
     failed: set[tuple[str, str]] = field(default_factory=set)
     spent: dict[str, Spent] = field(default_factory=dict)
@@ -94,9 +100,7 @@ class RunData:
     failures: Counter[str] = field(default_factory=Counter)
     trace: tuple[str, str, dict[str, Any]] | None = None
     layers: Any = None
-
-    def __post_init__(self) -> None:
-        self.by_id = {candidate.id: candidate for candidate in self.candidates}
+    by_id: dict[str, Candidate] = field(default_factory=dict)
 
     @property
     def pool(self) -> list[Candidate]:
@@ -121,50 +125,81 @@ def read_run(run: Run) -> RunData:
     """Read it all. Secrets that the environment holds are masked in every text."""
     secrets = environment_secrets()
     row = run.row()
+    row = row._replace(**{name: clean(getattr(row, name), secrets) for name in ("name", "error", "fingerprint")})
     rows = [type(found)._make(clean(tuple(found), secrets)) for found in run.candidates()]
-    evaluations = run.evaluations()
-    kind = _validation_kind(evaluations)
-    data = RunData(row._replace(**{n: clean(getattr(row, n), secrets) for n in ("name", "error", "fingerprint")}), [], "")
-    train: dict[str, set[str]] = {}
-    sums: dict[str, dict[str, list[float]]] = {}
-    parts: dict[str, dict[str, list[float]]] = {}
-    names: set[str] = set()
-    for item in evaluations:
-        if item.error is not None:
-            data.failures[clean((item.error.splitlines() or [""])[0], secrets)] += 1
-        if _kind(item.example) != kind:
-            train.setdefault(item.candidate, set()).add(item.example)
-            continue
-        names.add(item.example)
-        sums.setdefault(item.candidate, {}).setdefault(item.example, []).append(item.score)
-        text = item.error if item.error is not None else item.feedback
-        if text:
-            data.said[item.candidate, item.example] = clean(text, secrets)
-        if item.error is not None:
-            data.failed.add((item.candidate, item.example))
-        for name, score in (item.scores or {}).items():
-            parts.setdefault(item.candidate, {}).setdefault(name, []).append(score)
-    data.examples = sorted(names, key=_natural)
-    data.scores = {cid: {e: sum(s) / len(s) for e, s in of.items()} for cid, of in sums.items()}
-    data.objectives = {
-        cid: {name: sum(scores) / len(scores) for name, scores in of.items()} for cid, of in parts.items()
-    }
+    events = run.events()
+    data = RunData(row, [], "")
+    found = _Evaluations(run.evaluations(), data, secrets)
     steps = run.ledger.query("SELECT step, score, made FROM steps WHERE run = ? ORDER BY step", (run.id,))
-    start = steps[0][1] if steps else None
-    data.candidates = _candidates(rows, data.scores, train, start)
-    data.__post_init__()
-    data.best = row.best if row.best in data.by_id else (data.candidates[0].id if data.candidates else "")
+    made = _candidates(rows, data.scores, found.tried, steps[0][1] if steps else None)
+    parents = {event.step: tuple(event.data.get("parents", ())) for event in events if event.kind == "chosen"}
+    made += [
+        _nothing(event.step, parents.get(event.step, ()), clean(event.data, secrets))
+        for event in events
+        if event.kind == "rejected" and event.data.get("candidate") == ""
+    ]
+    made.sort(key=lambda candidate: candidate.ticket)  # stable: within a ticket as it was
+    data.candidates = [candidate._replace(number=number) for number, candidate in enumerate(made)]
+    data.by_id = {candidate.id: candidate for candidate in data.candidates}
+    data.best = row.best if row.best in data.by_id else next((c.id for c in data.candidates if c.kept), "")
     data.costs = run.spent()
-    _spending(run, data, train, {step: made for step, _, made in steps})
-    for event in run.events():
+    _spending(run, data, found.on_tickets, [(step, when) for step, _, when in steps])
+    for event in events:
         if event.kind == "trace" and (data.trace is None or data.trace[0] != data.best):
-            found = clean(event.data, secrets)
-            data.trace = str(found.get("candidate", "")), str(found.get("example", "")), found.get("trace", {})
+            kept = clean(event.data, secrets)
+            data.trace = str(kept.get("candidate", "")), str(kept.get("example", "")), kept.get("trace", {})
         elif event.kind == "sandbox":
             data.layers = clean(event.data, secrets)
     if data.layers is None:
         data.layers = clean(row.config.get("sandbox"), secrets)
     return data
+
+
+class _Evaluations:
+    """Sorts a run's evaluations into ``data``.
+
+    Attributes:
+        tried: candidates with evaluations on training examples.
+        on_tickets: ticket -> evaluations of training examples for it; candidate -> of validation examples.
+    """
+
+    def __init__(self, rows: list[EvaluationRow], data: RunData, secrets: list[Secret]) -> None:
+        kinds = {_kind(row.example) for row in rows}
+        validation = next((kind for kind in ("validation", "val") if kind in kinds), "train")
+        self.tried: set[str] = set()
+        self.on_tickets: Counter[int | str] = Counter()
+        scores: dict[str, dict[str, list[float]]] = {}
+        parts: dict[str, dict[str, list[float]]] = {}
+        tests: dict[str, list[float]] = {}
+        names: set[str] = set()
+        for row in rows:
+            kind = _kind(row.example)
+            if row.error is not None:
+                data.failures[clean((row.error.splitlines() or [""])[0], secrets)] += 1
+            if kind in _TEST:
+                tests.setdefault(row.candidate, []).append(row.score)
+                continue
+            self.on_tickets[row.candidate if kind == validation else row.sample % REPETITION] += 1
+            if kind != validation:
+                self.tried.add(row.candidate)
+                continue
+            names.add(row.example)
+            scores.setdefault(row.candidate, {}).setdefault(row.example, []).append(row.score)
+            text = row.feedback if row.error is None else row.error
+            if text:
+                data.said[row.candidate, row.example] = clean(text, secrets)
+            if row.error is not None:
+                data.failed.add((row.candidate, row.example))
+            for name, score in (row.scores or {}).items():
+                parts.setdefault(row.candidate, {}).setdefault(name, []).append(score)
+        data.examples = sorted(names, key=_natural)
+        data.scores = {cid: {e: _mean(s) for e, s in of.items()} for cid, of in scores.items()}
+        data.objectives = {cid: {name: _mean(s) for name, s in of.items()} for cid, of in parts.items()}
+        data.tests = {cid: _mean(s) for cid, s in tests.items()}
+
+
+def _mean(scores: list[float]) -> float:
+    return sum(scores) / len(scores)
 
 
 def _kind(example: str) -> str:
@@ -176,14 +211,8 @@ def _natural(name: str) -> tuple[str, int, str]:
     return (found[1], int(found[2]), name) if found else (name, -1, name)
 
 
-def _validation_kind(evaluations: list[EvaluationRow]) -> str:
-    """The first word of the names of validation examples; a run without any is judged by its training examples."""
-    kinds = {_kind(item.example) for item in evaluations}
-    return next((kind for kind in ("validation", "val") if kind in kinds), "train")
-
-
 def _candidates(
-    rows: list[CandidateRow], scores: dict[str, dict[str, float]], train: dict[str, set[str]], start: float | None
+    rows: list[CandidateRow], scores: dict[str, dict[str, float]], tried: set[str], start: float | None
 ) -> list[Candidate]:
     made: dict[str, Candidate] = {}
     for number, row in enumerate(rows):
@@ -198,7 +227,7 @@ def _candidates(
             score, after = None, after if after is not None else score
         if row.status == "start" and score is None:
             score = start
-        stage = "" if row.status in KEPT else str(detail.get("stage") or _stage(row, validated, row.id in train))
+        stage = "" if row.status in KEPT else str(detail.get("stage") or _stage(row, validated, row.id in tried))
         made[row.id] = Candidate(
             number=number,
             id=row.id,
@@ -234,38 +263,36 @@ def _stage(row: CandidateRow, validated: bool, tried: bool) -> str:
     return "guard" if row.values and row.status != "empty" else "empty"
 
 
-def _spending(run: Run, data: RunData, train: dict[str, set[str]], made: dict[int, float]) -> None:
-    """What was spent until each candidate was decided.
+def _nothing(ticket: int, parents: tuple[str, ...], data: dict[str, Any]) -> Candidate:
+    """Stands for a ticket without a usable proposal."""
+    note = str(data.get("reason", ""))
+    stage = str(data.get("stage") or "empty")
+    name = f"ticket {ticket}"
+    return Candidate(0, name, ticket, parents, "empty", stage, None, data.get("before"), None, "", note, {}, (), {})
 
-    Evaluations have no time of their own in a ledger: a minibatch is counted with the candidate for which it was run.
-    """
+
+def _spending(run: Run, data: RunData, evaluated: Counter[int | str], made: list[tuple[int, float]]) -> None:
+    """What was spent until each ticket was decided: evaluations by their tickets, calls by the clock."""
     calls = run.ledger.query(
         "SELECT coalesce(ended, began), coalesce(tokens, estimate_tokens), usd FROM calls WHERE run = ? ORDER BY 1",
         (run.id,),
     )
-    priced = bool(calls) and all(usd is not None for _, _, usd in calls) and any(usd for _, _, usd in calls)
-    ends = sorted(made.items())
-    tokens_at: dict[int, tuple[int, float]] = {}
-    tokens, usd, place = 0, 0.0, 0
-    for step, when in ends:
+    priced = bool(calls) and all(usd is not None for _, _, usd in calls)
+    paid: dict[int, tuple[float, float]] = {}
+    tokens, usd, place = 0.0, 0.0, 0
+    for step, when in made:
         while place < len(calls) and calls[place][0] <= when:
             tokens, usd, place = tokens + calls[place][1], usd + (calls[place][2] or 0.0), place + 1
-        tokens_at[step] = tokens, usd
-    seen: dict[str, set[str]] = {}
-    total = 0
+        paid[step] = tokens, usd
+    per_ticket = Counter({key: count for key, count in evaluated.items() if isinstance(key, int)})
     for candidate in data.candidates:
-        asked = [(candidate.id, train.get(candidate.id, set()))]
-        batch = candidate.detail.get("minibatch")
-        if batch is not None:
-            names = {name if isinstance(name, str) else f"train {name}" for name in batch}
-            asked = [(cid, names & train.get(cid, set())) for cid in (*candidate.parents[:1], candidate.id)]
-        for cid, examples in asked:
-            known = seen.setdefault(cid, set())
-            total += len(examples - known)
-            known |= examples
-        total += len(data.scores.get(candidate.id, ()))
-        at = tokens_at.get(candidate.ticket, (tokens, usd) if tokens_at else None)
-        known_tokens = at is not None and bool(calls)
+        per_ticket[candidate.ticket] += evaluated[candidate.id]
+    running, total = {}, 0
+    for ticket in sorted(per_ticket):
+        total += per_ticket[ticket]
+        running[ticket] = total
+    for candidate in data.candidates:
+        at = paid.get(candidate.ticket) if calls else None
         data.spent[candidate.id] = Spent(
-            total, at[0] if at and known_tokens else None, at[1] if at and known_tokens and priced else None
+            running.get(candidate.ticket, 0), at[0] if at else None, at[1] if at and priced else None
         )

@@ -30,7 +30,9 @@ def write_report(
     trace: Trace | None,
 ) -> Path:
     """Write the page of a run: scores, chart, diffs, every proposal with its outcome, the graph of ``trace``."""
-    template = Template(files("trace_core.optimizers.report").joinpath("templates", "result.html").read_text(encoding="utf-8"))
+    template = Template(
+        files("trace_core.optimizers.report").joinpath("templates", "result.html").read_text(encoding="utf-8")
+    )
     page = template.substitute(
         title=html.escape(title),
         facts=html.escape(" · ".join(facts)),
