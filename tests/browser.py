@@ -97,8 +97,13 @@ class Page:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Load a file and wait until that is done."""
+        if fragment:  # from another address: going to a part of the page that is open loads nothing
+            self._go("about:blank")
+        self._go(path.as_uri() + fragment)
+
+    def _go(self, url: str) -> None:
         self._loaded = False
-        self.call("Page.navigate", url=path.as_uri() + fragment)
+        self.call("Page.navigate", url=url)
         while not self._loaded:
             self._receive()
 

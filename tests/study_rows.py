@@ -19,7 +19,7 @@ SEED_VALUES: dict[str, Any] = {
     "reply.prompt": "Answer the customer in a friendly way.",
     "threshold": 0.5,
 }
-_STAGES = ("gate", "gate", "gate", "validation", "guard", "empty", "error")
+_STAGES = ("gate", "guard", "validation", "gate", "empty", "gate", "error")
 
 
 @dataclass
@@ -64,7 +64,7 @@ def write_rows(ledger: Ledger, rows: Rows, name: str = "help-desk") -> Run:
     skill: dict[str, list[float]] = {"0": [rng.betavariate(2, 3) for _ in range(rows.examples)]}
     values: dict[str, dict[str, Any]] = {"0": dict(SEED_VALUES)}
     pool, scores = ["0"], {}
-    number = 0
+    number = lost = 0
 
     def evaluate(candidate: str, example: str, score: float, index: int, sample: int = 0) -> None:
         several = {n: min(1.0, max(0.0, score + rng.uniform(-0.2, 0.2))) for n in rows.objectives} or None
@@ -110,7 +110,8 @@ def write_rows(ledger: Ledger, rows: Rows, name: str = "help-desk") -> Run:
             values[candidate] = new
             good = ticket % 5 in (1, 3)
             skill[candidate] = [min(1, max(0, s + rng.gauss(0.03 if good else -0.02, 0.08))) for s in skill[parent]]
-            stage = "" if good else _STAGES[rng.randrange(len(_STAGES))]
+            stage = "" if good else _STAGES[lost % len(_STAGES)]
+            lost += not good
             batch = [(ticket * 3 + k) % 20 for k in range(3)]
             before = round(rng.uniform(0.2, 0.6), 3)
             after = round(before + (0.2 if good or stage == "validation" else -0.1), 3)

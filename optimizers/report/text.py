@@ -26,6 +26,8 @@ _LONGEST_LINE = 400  # words; comparing longer lines word by word takes too long
 
 def visible(text: str) -> str:
     """``text`` with every character that would act unseen replaced by its number."""
+    if text.isprintable():
+        return text
     text = text.replace("\r\n", "\n")
     return _SURROGATE.sub("\ufffd", _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text))
 

@@ -21,6 +21,7 @@ function open(index) {
   document.getElementById("later").disabled = index === sources.length - 1;
   history.replaceState(null, "", "#" + source.id);
   if (!panel.open) panel.showModal();
+  if (!panel.contains(document.activeElement)) document.getElementById("panel-title").focus(); // its link is gone
   panel.scrollTop = 0;
 }
 
@@ -42,7 +43,11 @@ panel.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft" && shown > 0) open(shown - 1);
   if (event.key === "ArrowRight" && shown < sources.length - 1) open(shown + 1);
 });
-if (place.has(location.hash.slice(1))) open(place.get(location.hash.slice(1)));
+function openAddress() {
+  if (place.has(location.hash.slice(1))) open(place.get(location.hash.slice(1)));
+}
+window.addEventListener("hashchange", openAddress);
+openAddress();
 
 // ---- search among the candidates
 
