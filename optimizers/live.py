@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 _BAR = 24  # characters
 _REASON = 300
-_STAGES = {"gate": "the minibatch", "validation": "validation", "guard": "a guard"}
+_STAGES = {
+    "gate": "by the minibatch",
+    "validation": "by the validation examples",
+    "guard": "by a guard",
+    "empty": "without a usable proposal",
+    "error": "by an error",
+}
 
 
 class StudyProgress:
@@ -47,7 +53,7 @@ class StudyProgress:
         self._first: float | None = None
         self._best: tuple[str, float] | None = None
         self._kept = self._rejected = self._evaluated = self._failed = 0
-        self._flight: dict[int, str] = {}  # ticket -> what it is at
+        self._flight: dict[int, str] = {}  # ticket -> its parents
         self._last = ""
 
     # ---- taking events in
@@ -66,10 +72,7 @@ class StudyProgress:
 
     def _take_chosen(self, event: Any) -> None:
         self._start()
-        self._flight[event.ticket] = "running its minibatch"
-
-    def _take_proposed(self, event: Any) -> None:
-        self._flight[event.ticket] = f"trying {', '.join(event.changed)}"
+        self._flight[event.ticket] = " and ".join(event.parents)
 
     def _take_evaluated(self, event: Any) -> None:
         self._evaluated += 1
@@ -78,8 +81,8 @@ class StudyProgress:
     def _take_rejected(self, event: Any) -> None:
         self._rejected += 1
         self._flight.pop(event.ticket, None)
-        stage = _STAGES.get(event.stage, event.stage)
-        self._last = f"{event.candidate} by {stage}: {_line(event.reason)}"
+        name = event.candidate or f"ticket {event.ticket}"
+        self._last = f"{name} {_STAGES.get(event.stage, event.stage)}: {_line(event.reason)}"
         self._say(f"rejected {self._last}", passing=True)
 
     def _take_accepted(self, event: Any) -> None:
@@ -179,7 +182,7 @@ class StudyProgress:
         from rich.console import Group
         from rich.text import Text
 
-        flight = "; ".join(f"{ticket} {_line(what)}" for ticket, what in self._flight.items())
+        flight = "; ".join(f"{ticket} from {_line(parents)}" for ticket, parents in self._flight.items())
         lines = [Text(f"in flight: {len(self._flight)}  {flight}", no_wrap=True, overflow="ellipsis")]
         if self._last:
             lines.append(Text(f"last rejected: {self._last}", style="yellow", no_wrap=True, overflow="ellipsis"))

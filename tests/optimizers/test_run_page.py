@@ -25,7 +25,8 @@ from trace_core.optimizers import OptoPrime, optimize
 from trace_core.optimizers.report import run_page, write_run_page
 from trace_core.optimizers.report.text import diff_block, esc, room_for
 
-HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\u202egnp.exe\u2066\x00\x1b[31m\ud800 $title"
+MARKUP = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
+HOSTILE = f"{MARKUP}\u202egnp.exe\u2066\x00\x1b[31m $title"
 
 
 @pytest.fixture
@@ -112,19 +113,20 @@ def test_only_its_own_script_and_styles_may_run_and_nothing_may_be_loaded(ledger
 def test_text_written_by_a_model_stays_text(ledger: Ledger) -> None:
     plain = Elements(run_page(write_rows(ledger, Rows(values=lambda t, old: f"{old} {t}", say=lambda i, s: "no"))))
     hostile = Rows(
-        values=lambda ticket, old: f"{HOSTILE} {ticket}"[:-1].replace("\ud800", ""),
-        say=lambda index, score: HOSTILE.replace("\ud800", ""),
-        reason=HOSTILE.replace("\ud800", ""),
-        note=HOSTILE.replace("\ud800", ""),
-        prompt=HOSTILE.replace("\ud800", ""),
+        values=lambda ticket, old: f"{HOSTILE} {ticket}",
+        say=lambda index, score: HOSTILE,
+        reason=HOSTILE,
+        note=HOSTILE,
+        prompt=HOSTILE,
     )
-    html = run_page(write_rows(ledger, hostile, HOSTILE.replace("\ud800", "")))
+    html = run_page(write_rows(ledger, hostile, HOSTILE))
     page = Elements(html)
     html.encode("utf-8")
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", html)
     assert "⟨U+202E⟩gnp.exe" in html
     assert len(page.all("script")) == len(plain.all("script")) == 2
-    assert page.all("img") and all("onerror" not in a for a in page.all("img"))
+    assert page.all("img")
+    assert all("onerror" not in a for a in page.all("img"))
     assert json.loads(page.raw["script"][0])["matrix"]["texts"]
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
 
@@ -216,7 +218,7 @@ def test_secrets_of_the_environment_are_masked(ledger: Ledger, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_500_candidates_on_1000_examples_stay_below_10_MB(ledger: Ledger) -> None:
+def test_500_candidates_on_1000_examples_stay_below_ten_megabytes(ledger: Ledger) -> None:
     long = "Think about the message, then answer. " * 120
     rows = Rows(tickets=499, examples=4, values=lambda ticket, old: f"{long}{ticket}", prompt=long * 8)
     run = write_rows(ledger, rows)
