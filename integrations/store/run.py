@@ -169,6 +169,10 @@ class Run:
             (self.id, max(1, step), *keep),
         )
 
+    def forget_events(self, step: int) -> None:
+        """Drop the events of steps after ``step``."""
+        self.ledger.write("DELETE FROM events WHERE run = ? AND step > ?", (self.id, step))
+
     def last_step(self) -> StepRow | None:
         """The last committed step; None before the first."""
         rows = self.ledger.query(

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.acceptance import Strict as Strict
     from trace_core.optimizers.search.acceptance import Verdict as Verdict
     from trace_core.optimizers.search.candidate import Candidate as Candidate
+    from trace_core.optimizers.search.contrast import BetterTrace as BetterTrace
+    from trace_core.optimizers.search.contrast import Contrast as Contrast
+    from trace_core.optimizers.search.credit import Credit as Credit
+    from trace_core.optimizers.search.credit import TraceCredit as TraceCredit
     from trace_core.optimizers.search.events import Accepted as Accepted
     from trace_core.optimizers.search.events import Chosen as Chosen
     from trace_core.optimizers.search.events import Ended as Ended
@@ -21,6 +25,14 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.events import Proposed as Proposed
     from trace_core.optimizers.search.events import Rejected as Rejected
     from trace_core.optimizers.search.events import Started as Started
+    from trace_core.optimizers.search.guards import CopyGuard as CopyGuard
+    from trace_core.optimizers.search.guards import Guard as Guard
+    from trace_core.optimizers.search.guards import LengthGuard as LengthGuard
+    from trace_core.optimizers.search.guards import PlaceholderGuard as PlaceholderGuard
+    from trace_core.optimizers.search.guards import SignatureGuard as SignatureGuard
+    from trace_core.optimizers.search.merge import Merge as Merge
+    from trace_core.optimizers.search.merge import MergeBranches as MergeBranches
+    from trace_core.optimizers.search.merge import Merged as Merged
     from trace_core.optimizers.search.parents import UCB as UCB
     from trace_core.optimizers.search.parents import Beam as Beam
     from trace_core.optimizers.search.parents import Best as Best
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.parents import TopK as TopK
     from trace_core.optimizers.search.pareto import Fronts as Fronts
     from trace_core.optimizers.search.pool import Pool as Pool
+    from trace_core.optimizers.search.portfolio import Portfolio as Portfolio
     from trace_core.optimizers.search.result import StudyResult as StudyResult
     from trace_core.optimizers.search.search import Search as Search
     from trace_core.optimizers.search.study import Study as Study
@@ -42,6 +55,27 @@ if TYPE_CHECKING:
 _HOME = {
     "acceptance": ("Acceptance", "Always", "PairedTest", "Repeats", "Strict", "Verdict"),
     "candidate": ("Candidate",),
+    "contrast": (
+        "BetterTrace",
+        "Contrast",
+    ),
+    "credit": (
+        "Credit",
+        "TraceCredit",
+    ),
+    "guards": (
+        "CopyGuard",
+        "Guard",
+        "LengthGuard",
+        "PlaceholderGuard",
+        "SignatureGuard",
+    ),
+    "merge": (
+        "Merge",
+        "MergeBranches",
+        "Merged",
+    ),
+    "portfolio": ("Portfolio",),
     "events": ("Accepted", "Chosen", "Ended", "Evaluated", "Event", "NewBest", "Proposed", "Rejected", "Started"),
     "parents": ("UCB", "Beam", "Best", "EpsilonGreedy", "Latest", "MultiObjective", "Parents", "Pareto", "TopK"),
     "pareto": ("Fronts",),

@@ -9,6 +9,7 @@ from trace_core._codec import encode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from trace_core.integrations.store import EvaluationRow
     from trace_core.node import Node
     from trace_core.optimizers.base import Proposal
     from trace_core.optimizers.rollouts import Outcome
@@ -92,7 +93,7 @@ class Candidate:
         self.scores.update(scores)
         self._total = sum(self.scores.values())
 
-    def note_outcomes(self, outcomes: Iterable[Outcome]) -> None:
+    def note_outcomes(self, outcomes: Iterable[Outcome | EvaluationRow]) -> None:
         """Note objectives and errors of outcomes on validation examples."""
         for outcome in outcomes:
             if outcome.error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from trace_core.optimizers.search.events import (
     Rejected,
     Started,
 )
+from trace_core.optimizers.search.merge import telling
 from trace_core.optimizers.search.minibatches import minibatch
 from trace_core.optimizers.search.pool import Pool
 from trace_core.optimizers.search.ticket import Seen, Ticket
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     from trace_core.optimizers.base import Optimizer
     from trace_core.optimizers.rollouts import Example, Outcome, Rollouts
     from trace_core.optimizers.search.events import Event
+    from trace_core.optimizers.search.journal import StudyJournal
     from trace_core.optimizers.search.search import Search
     from trace_core.optimizers.search.ticket import Attempt, Work
+    from trace_core.trace import Trace
 
 
 class Limits:
@@ -67,25 +71,27 @@ class Driver:
         self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
         self.train, self.validation = list(train), list(validation)
         self.pool = Pool()
-        self.worker = Worker(rollouts, search, optimizer.names, self.train, self.validation, self._evaluated, self._row)
-        self.journal: Any = None
+        self.worker = Worker(
+            rollouts, search, optimizer.names, self.pool, self.train, self.validation, self._evaluated, self._row
+        )
+        self.journal: StudyJournal | None = None
         self.flying: list[Ticket] = []
-        self.decided = self.chosen = 0
+        self.decided = 0
         self.spent = 0  # evaluations of decided tickets and of the seed
         self.foreign = 0  # evaluations in the budget that are not this study's
         self.idle = 0  # tickets in a row without an evaluation
         self.improved = 0  # the ticket of the last new best
+        self.merges = 0
+        self.merge_due = False  # whether a candidate has joined since the last merge was looked for
         self.failures: dict[str, int] = {}
         self.seen: dict[tuple[str, int], Seen] = {}
         self.stopping = False
         self.began, self.before = time.monotonic(), 0.0
         self._emit = emit
+        self._shown: Trace | None = None
         self.threads: Executor | None = None
-        self._thread = threading.get_ident()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._done: dict[int, Work] = {}
-        self._working: set[int] = set()
-        self.closing = False
+        self._local = threading.local()
+        self._session = _Session()
 
     @property
     def seconds(self) -> float:
@@ -96,20 +102,19 @@ class Driver:
 
     def go(self) -> str:
         """Go on until something ends it, and say what. Raises what ended it, if that was an error."""
-        self._thread = threading.get_ident()
+        self._session = _Session()
         try:
             if not len(self.pool):
                 self._seed()
-            for ticket in self.flying:  # taken up again
-                self._start(ticket)
             while True:
                 why = self._over()
                 if why:
                     return why
                 self._fill()
-                if not self.flying:
-                    return "steps" if self._at_end() else "budget"
-                self._decide(self._wait(self.flying[0].number))
+                first = self.flying[0]
+                if not first.started:
+                    return "steps" if self._is_last(first) else "budget"
+                self._decide(self._wait(first.number))
                 self._checkpoint()
         finally:
             self._close()
@@ -128,34 +133,41 @@ class Driver:
             return "stalled"
         return ""
 
-    def _at_end(self) -> bool:
-        return self.limits.steps is not None and self.chosen >= self.limits.steps
-
     def _fill(self) -> None:
-        """Choose tickets up to ``in_flight``."""
-        while len(self.flying) < self.search.in_flight and not self._at_end():
+        """Choose tickets up to ``in_flight``, and start those that the limits allow.
+
+        What is chosen does not depend on the limits, so a run that goes on with higher ones is the run that had them.
+        """
+        while len(self.flying) < self.search.in_flight:
             ticket = self._choose()
-            if not self._affordable(ticket.worst):
-                return
-            self.chosen += 1
+            self.flying.append(ticket)
             for parent in ticket.parents:
                 self.pool.chosen[parent.id] = self.pool.chosen.get(parent.id, 0) + 1
-            self.flying.append(ticket)
-            self._say(Chosen(ticket.number, tuple(p.id for p in ticket.parents), tuple(ticket.batch)), ticket.number)
-            self._start(ticket)
+        for ticket in self.flying:
+            if not ticket.started:
+                if self._is_last(ticket) or not self._affordable(ticket.worst):
+                    return
+                self._start(ticket)
+
+    def _is_last(self, ticket: Ticket) -> bool:
+        return self.limits.steps is not None and ticket.number > self.limits.steps
 
     def _affordable(self, more: int) -> bool:
         """Whether ``more`` evaluations fit the budget whatever the tickets in flight take of it."""
         limit = self.rollouts.budget.limits.get("metric_calls") if self.rollouts.budget is not None else None
         if limit is None:
             return True
-        held = self.foreign + self.spent + sum(ticket.worst for ticket in self.flying) + self.limits.kept_back
+        flying = sum(ticket.worst for ticket in self.flying if ticket.started)
+        held = self.foreign + self.spent + flying + self.limits.kept_back
         return held + more <= limit
 
     # ---- choosing
 
     def _choose(self) -> Ticket:
-        number = self.chosen + 1
+        number = self.decided + len(self.flying) + 1
+        merge = self._choose_merge(number)
+        if merge is not None:
+            return merge
         rng = random.Random(f"{self.seed}/parent/{number}")
         parent = self.pool_parent(rng, number)
         size, perfect = len(self.train), self.search.perfect
@@ -172,15 +184,33 @@ class Driver:
         repeats = self.search.acceptance.repeats
         children = self.search.proposals * len(batch) if self.search.acceptance.gated else 0
         fork = self.optimizer.fork(number)
+        contrast = self.search.contrast
+        others = contrast.choose(parent, dict.fromkeys(batch, number), self.seen, self.pool) if contrast else []
         return Ticket(
             number,
             (parent,),
             {index: seen[index].sample if index in seen else number for index in batch},
             seen,
-            fork,
+            None,
             fork.state_dict() if fork is not self.optimizer else None,
             repeats * (fresh + children),
+            contrast=[(other, index, self.seen[other.id, index]) for other, index in others],
+            known=len(self.pool),
         )
+
+    def _choose_merge(self, number: int) -> Ticket | None:
+        """A merge, if one is due: after a candidate joined, once."""
+        merge = self.search.merge
+        if merge is None or not self.merge_due or self.merges >= merge.most:
+            return None
+        self.merge_due = False
+        rng = random.Random(f"{self.seed}/merge/{number}")
+        found = merge.pair(self.pool, rng)
+        if found is None:
+            return None
+        self.merges += 1
+        batch = telling(*found.parents, merge.examples, rng)
+        return Ticket(number, found.parents, dict.fromkeys(batch, 0), worst=len(batch), merged=found.values)
 
     def pool_parent(self, rng: random.Random, number: int) -> Candidate:
         """A parent from the strategy. Raises OptimizerError if it gives something else."""
@@ -192,55 +222,66 @@ class Driver:
     # ---- working
 
     def _start(self, ticket: Ticket) -> None:
-        if ticket.fork is None:
+        ticket.started = True
+        if ticket.merged is None:
             ticket.fork = forked(self.optimizer, ticket.number, ticket.state)
+        self._say(Chosen(ticket.number, tuple(p.id for p in ticket.parents), tuple(ticket.batch)), ticket.number)
         if self.threads is None:
             return  # done when it is waited for
-        self._working.add(ticket.number)
-        self.threads.submit(self._work, ticket)
+        self._session.working.add(ticket.number)
+        self.threads.submit(self._work, ticket, self._session)
 
-    def _work(self, ticket: Ticket) -> None:
-        self._inbox.put(self.worker.do(ticket))
+    def _work(self, ticket: Ticket, session: _Session) -> None:
+        self._local.session = session
+        session.inbox.put(self.worker.do(ticket))
 
     def _wait(self, number: int) -> Work:
         """The work on a ticket; meanwhile, what happens elsewhere is told."""
-        if self.threads is None and number not in self._done:
+        session = self._session
+        if self.threads is None and number not in session.done:
             return self.worker.do(next(ticket for ticket in self.flying if ticket.number == number))
-        while number not in self._done:
-            self._receive(self._inbox.get())
-        return self._done.pop(number)
+        while number not in session.done:
+            self._receive(session.inbox.get())
+        return session.done.pop(number)
 
     def _receive(self, item: Any) -> None:
         if isinstance(item, Evaluated):
             self._emit(item)
         else:
-            self._working.discard(item.ticket.number)
-            self._done[item.ticket.number] = item
+            self._session.working.discard(item.ticket.number)
+            self._session.done[item.ticket.number] = item
 
     def _evaluated(self, candidate: str, example: Example, outcome: Outcome) -> None:
         """Told in any thread."""
-        if self.closing:
-            raise _Closing
         event = Evaluated(candidate, example.name, outcome.score, outcome.error)
-        if threading.get_ident() == self._thread:
+        session: _Session | None = getattr(self._local, "session", None)
+        if session is None:
             self._emit(event)
+        elif session.closing:
+            raise _Closing
         else:
-            self._inbox.put(event)
+            session.inbox.put(event)
 
     def _row(self, candidate: Candidate) -> None:
         if self.journal is not None:
             self.journal.candidate(candidate)
 
     def _close(self) -> None:
-        """Nothing works on when the loop is over: what is in flight ends at its next example."""
-        self.closing = True
-        while self._working:
-            self._receive(self._inbox.get())
-        self.closing = False
-        self._done.clear()
+        """Nothing works on when the loop is over: what is in flight ends at its next example, and is waited for.
+
+        An interrupt does not wait: what runs may make no further calls.
+        """
+        session = self._session
+        session.closing = True
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            for ticket in self.flying:
+                for account in ticket.accounts:
+                    account.closed = "the run was interrupted"
+        else:
+            while session.working:
+                self._receive(session.inbox.get())
         for ticket in self.flying:  # another run takes them up as they were chosen
-            if ticket.state is not None:
-                ticket.fork = None
+            ticket.fork, ticket.accounts, ticket.started = None, [], False
 
     # ---- deciding
 
@@ -259,6 +300,7 @@ class Driver:
         self.pool.add(seed)
         self._row(seed)
         self._say(Started(seed.score or 0.0), 0)
+        self._show(seed, 0)
         self._checkpoint()
 
     def _validated(self, candidate: Candidate, indices: Sequence[int]) -> list[float]:
@@ -277,12 +319,16 @@ class Driver:
             self._count_failure(outcome.error)
         candidate.add_scores({index: outcome.score for index, outcome in zip(new, found, strict=True)})
         candidate.note_outcomes(found)
+        if 0 in new:
+            self._shown = found[new.index(0)].trace
         return [candidate.scores[index] for index in indices]
 
     def _settle(self) -> None:
         """Find out what the tickets in flight really take of the budget."""
         for ticket in self.flying:
-            work = self._done[ticket.number] = self._wait(ticket.number)
+            if not ticket.started:
+                return
+            work = self._session.done[ticket.number] = self._wait(ticket.number)
             ticket.worst = work.spent
 
     def _count_failure(self, error: str | None) -> None:
@@ -315,7 +361,7 @@ class Driver:
 
     def _judge(self, ticket: Ticket, attempt: Attempt) -> bool:
         """One attempt of a ticket; whether it is the best now."""
-        child = attempt.candidate
+        child, self._shown = attempt.candidate, None
         self.rollouts.outages.count("proposal", attempt.error)
         if child is None:
             self._say(Rejected(ticket.number, "", attempt.stage, attempt.why, attempt.before), ticket.number)
@@ -339,6 +385,7 @@ class Driver:
         child.status = "merged" if ticket.merged is not None else "accepted"
         child.note = f"{attempt.why}; validation {child.score or 0.0:.3f}"
         improved = self.pool.add(child)
+        self.merge_due = True
         for index, outcomes in attempt.outcomes.items():
             if ticket.merged is None:
                 self._see(child, index, ticket.number, outcomes)
@@ -349,6 +396,7 @@ class Driver:
         if improved:
             self.improved = ticket.number
             self._say(NewBest(ticket.number, child.id, child.score or 0.0, best or 0.0), ticket.number)
+            self._show(child, ticket.number)
         return improved
 
     def _reject(self, child: Candidate, stage: str, why: str, before: float | None, after: float | None) -> None:
@@ -377,13 +425,22 @@ class Driver:
 
     # ---- telling
 
+    def _show(self, candidate: Candidate, step: int) -> None:
+        """Keep the trace of the best on the first validation example, so that it can be looked at."""
+        if self.journal is None:
+            return
+        example = self.validation[0]
+        trace = self._shown or self.worker.evaluate(candidate, [example], 0, traces=True)[0].trace
+        if trace is not None:
+            self.journal.trace(step, candidate.id, example.name, trace)
+
     def _say(self, event: Event, step: int) -> None:
         if self.journal is not None:
             self.journal.event(event, step)
         self._emit(event)
 
     def _checkpoint(self) -> None:
-        for key in [key for key, seen in self.seen.items() if seen.sample < self.chosen - self.search.reuse]:
+        for key in [key for key, seen in self.seen.items() if seen.sample < self.decided - self.search.reuse]:
             del self.seen[key]
         if self.journal is not None:
             self.journal.checkpoint(self)
@@ -392,6 +449,16 @@ class Driver:
         """Tell that the run is over."""
         best = self.pool.best
         self._say(Ended(why, best.score if best is not None else None), self.decided + 1)
+
+
+class _Session:
+    """What belongs to one call of ``go``: threads that outlive it after an interrupt disturb no later one."""
+
+    def __init__(self) -> None:
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.done: dict[int, Work] = {}
+        self.working: set[int] = set()
+        self.closing = False
 
 
 class _Closing(TraceCoreError):

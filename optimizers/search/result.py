@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ class StudyResult:
         error: the error that ended it, if one did.
         failures: error text -> how many outputs failed with it.
         test_score, test_start: of the best candidate and of the seed on the test examples; None without any.
-        history: every event except those of single examples.
         seconds: of work.
     """
 
@@ -37,8 +37,21 @@ class StudyResult:
         self.failures: dict[str, int] = {}
         self.test_score: float | None = None
         self.test_start: float | None = None
-        self.history: list[Event] = []
+        self._events: list[tuple[float, Event]] = []
         self.seconds = 0.0
+
+    @property
+    def history(self) -> list[Event]:
+        """Every event except those of single examples, ticket by ticket."""
+        return [event for _, event in sorted(self._events, key=itemgetter(0))]
+
+    def note(self, *events: Event) -> None:
+        """Append to the history."""
+        self._events += [(step_of(event), event) for event in events]
+
+    def forget(self, decided: int) -> None:
+        """Drop what was said of tickets that are not decided: it will be said again."""
+        self._events = [item for item in self._events if item[0] <= decided]
 
     @property
     def score(self) -> float | None:
@@ -63,3 +76,8 @@ class StudyResult:
     def __repr__(self) -> str:
         scores = "" if self.score is None else f"{self.start_score:.3f} -> {self.score:.3f}, "
         return f"StudyResult({scores}{self.steps} tickets, {self.evaluations} evaluations, stopped: {self.stopped})"
+
+
+def step_of(event: Event) -> float:
+    """The ticket that an event is about; 0 for the start, infinity for the end."""
+    return float(getattr(event, "ticket", 0 if event.kind == "started" else "inf"))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from trace_core.optimizers.base import OptimizerError
 from trace_core.optimizers.search.acceptance import Acceptance, Always, Strict
+from trace_core.optimizers.search.credit import Credit, TraceCredit
+from trace_core.optimizers.search.guards import Guard, default_guards
 from trace_core.optimizers.search.parents import UCB, Beam, Best, EpsilonGreedy, Latest, MultiObjective, Pareto, TopK
 from trace_core.optimizers.search.validation import Full, Validation
 
 if TYPE_CHECKING:
+    from trace_core.optimizers.search.contrast import Contrast
+    from trace_core.optimizers.search.merge import Merge
     from trace_core.optimizers.search.parents import Parents
 
 
@@ -29,6 +33,10 @@ class Search:
         patience: the run ends after so many tickets in a row without a new best; None for no such limit.
         perfect: nothing can be better: a minibatch whose scores all reach it is skipped, a mean on the validation
             examples that does ends the run; None for neither.
+        credit: which parameters a proposal may change; see ``Credit``. None for all that the optimizer chooses itself.
+        merge: whether and how two candidates are merged; see ``Merge``. None for never.
+        contrast: traces of other candidates shown beside those of the minibatch; see ``Contrast``. None for none.
+        guards: what a candidate may not do; see ``Guard``.
         stalled: the run ends after so many tickets in a row in which nothing was evaluated.
         reuse: the outcome of a candidate on a training example is taken again, instead of another run, for so many
             tickets. 0 for scores that differ from run to run.
@@ -37,6 +45,10 @@ class Search:
     parents: Parents = field(default_factory=Pareto)
     acceptance: Acceptance = field(default_factory=Strict)
     validation: Validation = field(default_factory=Full)
+    credit: Credit | None = field(default_factory=TraceCredit)
+    merge: Merge | None = None
+    contrast: Contrast | None = None
+    guards: Sequence[Guard] = field(default_factory=default_guards)
     batch_size: int = 3
     in_flight: int = 1
     proposals: int = 1
@@ -81,3 +93,21 @@ def search_from(given: Search | str, *, chained: bool = False) -> Search:
     if chained:
         return Search(parents=Latest(), acceptance=Always(), reuse=0)
     return Search(parents=PARENTS[given]())
+
+
+#: Settings that say when a run ends, not what it does: a resumed run may have others.
+_ENDS = ("patience", "stalled")
+
+
+def described(search: Search) -> dict[str, Any]:
+    """Plain data that is the same for the same search, in every process."""
+    return {f.name: _plain(getattr(search, f.name)) for f in fields(search) if f.name not in _ENDS}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    settings = {name: _plain(v) for name, v in sorted(getattr(value, "__dict__", {}).items()) if name[0] != "_"}
+    return {"type": type(value).__qualname__, **settings}

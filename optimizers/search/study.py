@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from trace_core.errors import RunnerError, TraceCoreError
 from trace_core.integrations.accounting import account
 from trace_core.integrations.budget import BudgetExhausted
+from trace_core.integrations.store.errors import StoreError
 from trace_core.optimizers.base import OptimizerError
 from trace_core.optimizers.evaluation import MetricError, WorkflowError, stops_the_run
 from trace_core.optimizers.llm.failing import Outages
@@ -15,14 +17,18 @@ from trace_core.optimizers.rollouts import Rollouts, examples
 from trace_core.optimizers.search.acceptance import mean
 from trace_core.optimizers.search.driver import Driver, Limits
 from trace_core.optimizers.search.events import Evaluated
+from trace_core.optimizers.search.journal import StudyJournal
 from trace_core.optimizers.search.result import StudyResult
-from trace_core.optimizers.search.search import Search, search_from
+from trace_core.optimizers.search.search import Search, described, search_from
+from trace_core.optimizers.search.store import Store, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
+    from os import PathLike
 
     from trace_core.integrations.budget import Budget
+    from trace_core.integrations.store import Ledger, Run
     from trace_core.optimizers.base import Optimizer
     from trace_core.optimizers.search.candidate import Candidate
     from trace_core.optimizers.search.events import Event
@@ -41,6 +47,12 @@ class Study:
         optimizer: proposes new values; see ``Optimizer``.
         search: ``pareto``, ``best``, ``epsilon``, ``topk``, ``beam``, ``ucb``, ``multi``, ``latest``, or a ``Search``.
         budget: limits of everything the run spends, in all roles.
+        store: where everything is written as it happens: the path of a ledger, which is made where there is none, an
+            open Ledger, or a Run of one. None for nowhere.
+        resume: a run in ``store`` to go on with: its id, the beginning of it, or ``"latest"``. What it has decided and
+            paid for is taken over, and what follows is what would have followed.
+        on_drift: what to do if workflow, metric, examples or search are not those of the run: ``refuse`` or ``fork``.
+        name: of the run; by default the workflow's.
         engine: where examples are run, several at once; see ``optimize``.
         seed: of parents and minibatches.
         steps: tickets at most.
@@ -65,6 +77,10 @@ class Study:
         optimizer: Optimizer,
         search: Search | str = "pareto",
         budget: Budget | None = None,
+        store: str | PathLike[str] | Ledger | Run | None = None,
+        resume: str | None = None,
+        on_drift: str = "refuse",
+        name: str | None = None,
         engine: Executor | None = None,
         seed: int = 0,
         steps: int | None = None,
@@ -89,6 +105,11 @@ class Study:
         self.budget, self.engine = budget, engine
         self.callbacks = list(callbacks)
         self._test = examples("test", test or ())
+        self._tested: dict[str, float] = {}
+        data = {"train": list(train), "validation": list(val or train), "test": list(test or ())}
+        self._store = Store(store, resume, on_drift, name or name_of(workflow)) if store is not None else None
+        self._parts = {"code": {"workflow": workflow, "metric": metric}, "data": data, "config": self._config()}
+        self._begun = False
         self.result = StudyResult()
         rollouts = Rollouts(
             workflow,
@@ -120,35 +141,80 @@ class Study:
         errors of strategies and callbacks.
         """
         driver, result = self._driver, self.result
-        result.error, result.why = None, ""
-        with account(run=None, budget=self.budget) if self.budget is not None else contextlib.nullcontext():
+        result.error, result.why, driver.stopping = None, "", False
+        with contextlib.ExitStack() as open_:
+            run = open_.enter_context(self._store.opened(self._parts)) if self._store is not None else None
+            self._begin(run)
+            if run is not None or self.budget is not None:
+                open_.enter_context(account(run=run, budget=self.budget))
             with self._threads():
                 self._go()
-            self._measure()
-        result.seconds = driver.seconds
-        driver.ended(result.stopped)
+            if result.stopped not in ("interrupted", "error"):
+                self._guarded(self._measure)
+            result.seconds = driver.seconds
+            driver.ended(result.stopped)
+            self._end()
         return result
 
+    def _begin(self, run: Run | None) -> None:
+        """Take up what an earlier part has left, once; and start the clocks."""
+        driver = self._driver
+        driver.rollouts.ledger = run
+        driver.began, driver.before = time.monotonic(), driver.seconds if self._begun else 0.0
+        if run is not None:
+            driver.journal = driver.journal or StudyJournal(run)
+            driver.journal.run = run
+        if self._begun:
+            self.result.forget(driver.decided)
+            if driver.journal is not None:
+                driver.journal.forget(driver.decided)
+            return
+        self._begun = True
+        events = driver.journal.restore(driver) if driver.journal is not None else None
+        if events is not None:
+            self.result.note(*events)
+            driver.rollouts.tolerant = True
+        if self.budget is not None:
+            self.budget.start(run.spent() if run is not None else None, driver.before)
+            if run is None:
+                driver.foreign = self.budget.spent.metric_calls
+
+    def _end(self) -> None:
+        result, journal = self.result, self._driver.journal
+        if journal is not None:
+            try:
+                journal.end(result.stopped, result.why)
+            except StoreError as error:  # a full disk ends a run and takes no note of it; what is committed is whole
+                result.stopped, result.error = "error", result.error or error
+
     def _go(self) -> None:
+        def go() -> None:
+            self.result.stopped = self._driver.go()
+
+        try:
+            self._guarded(go)
+        finally:
+            self._note()
+
+    def _guarded(self, do: Callable[[], None]) -> None:
+        """``do``; what ends a run with the best so far is noted, and everything else raised."""
         from trace_core.integrations.llm.errors import Fatal, WaitTooLong
 
         result = self.result
         try:
-            result.stopped = self._driver.go()
+            do()
         except KeyboardInterrupt:
             result.stopped = "interrupted"
         except BudgetExhausted as error:
             result.stopped, result.why = "budget", str(error)
         except (Fatal, WaitTooLong, RunnerError, MetricError, WorkflowError) as error:
-            if isinstance(error, MetricError | WorkflowError) and self.best is None:
+            if self.best is None and isinstance(error, MetricError | WorkflowError):
                 raise
             result.stopped, result.error, result.why = "error", error, str(error)
         except TraceCoreError as error:
             if self.best is None or not stops_the_run(error):
                 raise
             result.stopped, result.error, result.why = "error", error, str(error)
-        finally:
-            self._note()
 
     @contextlib.contextmanager
     def _threads(self) -> Iterator[None]:
@@ -175,26 +241,35 @@ class Study:
         result.failures = dict(driver.failures)
 
     def _measure(self) -> None:
-        """The seed and the best on the test examples, once."""
+        """The seed and the best on the test examples, once each."""
         result = self.result
-        if not self._test or result.best is None or result.seed is None or result.stopped in ("interrupted", "error"):
+        if not self._test or result.best is None or result.seed is None:
             return
-        try:
-            for candidate in dict.fromkeys((result.seed, result.best)):
+        for candidate in (result.seed, result.best):
+            if candidate.id not in self._tested:
                 found = self._driver.worker.evaluate(candidate, self._test, 0)
-                score = mean([outcome.score for outcome in found])
-                if candidate is result.seed:
-                    result.test_start = score
-                if candidate is result.best:
-                    result.test_score = score
-        except TraceCoreError as error:  # what was found is worth more than its last measurement
-            result.error, result.why = error, str(error)
+                self._tested[candidate.id] = mean([outcome.score for outcome in found])
+        result.test_start, result.test_score = (self._tested[c.id] for c in (result.seed, result.best))
 
     def stop(self) -> None:
         """End the run after the ticket that is being decided. For callbacks and other threads."""
         self._driver.stopping = True
 
     # ---- looking
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run in the store; None before ``run`` and without a store."""
+        return self._store.run_id if self._store is not None else None
+
+    def _config(self) -> dict[str, Any]:
+        names = sorted(self.optimizer.names.values())
+        return {
+            "search": described(self.search),
+            "optimizer": type(self.optimizer).__name__,
+            "parameters": names,
+            "seed": self.seed,
+        }
 
     @property
     def best(self) -> Candidate | None:
@@ -225,6 +300,6 @@ class Study:
 
     def _tell(self, event: Event) -> None:
         if not isinstance(event, Evaluated):
-            self.result.history.append(event)
+            self.result.note(event)
         for callback in self.callbacks:
             callback(event)

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trace_core.integrations.accounting import Account
     from trace_core.optimizers.base import Optimizer
     from trace_core.optimizers.rollouts import Outcome
     from trace_core.optimizers.search.candidate import Candidate
     from trace_core.trace import Trace
+
+
+#: Samples of repetition r are counted from r times this, so that r = 0 has the number of the ticket itself.
+REPETITION = 1_000_000
 
 
 class Seen(NamedTuple):
@@ -36,6 +41,10 @@ class Ticket:
         state: of the fork as it was chosen; None for an optimizer that works on one ticket at a time.
         worst: evaluations it may take at most.
         merged: the values, for a merge.
+        contrast: other candidates, each with what it did on a training example, to be shown beside the minibatch.
+        known: how many members the pool had: a candidate that equals one of these is none.
+        started: whether the work has begun.
+        accounts: of the calls made for it, where a run or a budget is in force.
     """
 
     number: int
@@ -46,6 +55,10 @@ class Ticket:
     state: Mapping[str, Any] | None = None
     worst: int = 0
     merged: Mapping[str, Any] | None = None
+    contrast: list[tuple[Candidate, int, Seen]] = field(default_factory=list)
+    known: int = 0
+    started: bool = False
+    accounts: list[Account] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trace_core.context import using
+from trace_core.feedback import Feedback
 from trace_core.integrations.accounting import place
 from trace_core.optimizers.search.acceptance import mean
 from trace_core.optimizers.search.candidate import Candidate, facts
-from trace_core.optimizers.search.ticket import Attempt, Work
+from trace_core.optimizers.search.ticket import REPETITION, Attempt, Work
+from trace_core.trace import Trace
+from trace_core.values import same_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trace_core.optimizers.base import Optimizer, Proposal
     from trace_core.optimizers.rollouts import Example, Outcome, Rollouts
+    from trace_core.optimizers.search.pool import Pool
     from trace_core.optimizers.search.search import Search
-    from trace_core.optimizers.search.ticket import Ticket
+    from trace_core.optimizers.search.ticket import Seen, Ticket
     from trace_core.parameter import Parameter
-    from trace_core.trace import Trace
-
-#: Samples of repetition r are counted from r times this, so that r = 0 has the number of the ticket itself.
-REPETITION = 1_000_000
 
 
 class Worker:
@@ -31,6 +31,7 @@ class Worker:
         rollouts: run the workflow.
         search: the strategies.
         names: of the parameters.
+        pool: the members, of which those are looked at that a ticket knows.
         train, validation: examples.
         evaluated: told of each outcome with the id of the candidate, in whatever thread it comes.
         proposed: told of each candidate before it is run.
@@ -41,13 +42,15 @@ class Worker:
         rollouts: Rollouts,
         search: Search,
         names: Mapping[Parameter, str],
+        pool: Pool,
         train: Sequence[Example],
         validation: Sequence[Example],
         evaluated: Callable[[str, Example, Outcome], None],
         proposed: Callable[[Candidate], None],
     ) -> None:
         self.rollouts, self.search, self.names = rollouts, search, names
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.pool = train, validation, pool
+        self._examples = [example.value for example in train]
         self._evaluated, self._proposed = evaluated, proposed
 
     def evaluate(
@@ -67,7 +70,13 @@ class Worker:
         """Everything up to the gate. An error is kept in the work: it counts when the ticket is decided."""
         work = Work(ticket)
         try:
-            self._propose(ticket, work)
+            with place("workflow", str(ticket.number)) as here:
+                if here is not None:
+                    ticket.accounts.append(here)
+                if ticket.merged is None:
+                    self._propose(ticket, work)
+                else:
+                    self._merge(ticket, ticket.merged, work)
         except Exception as error:  # noqa: BLE001 - raised again in order, by whoever decides
             work.error = error
         return work
@@ -83,8 +92,14 @@ class Worker:
             work.attempts.append(Attempt(None, "empty", why, mean(before)))
             return
         optimizer = ticket.fork
-        assert optimizer is not None  # noqa: S101 - a ticket without one is a merge
-        with using(parent.versions(self.names)), place("optimizer", str(ticket.number)):
+        assert optimizer is not None  # noqa: S101 - only a merge has none
+        if self.search.credit is not None:
+            blamed = self.search.credit.choose(traces, self.names, ticket.number)
+            optimizer.only = frozenset(blamed) or None
+        traces += [self._contrasting(*other) for other in ticket.contrast]
+        with using(parent.versions(self.names)), place("optimizer", str(ticket.number)) as here:
+            if here is not None:
+                ticket.accounts.append(here)
             for number, proposal in enumerate(optimizer.proposals(traces, self.search.proposals)):
                 attempt = self._try(ticket, proposal, f"{ticket.number}.{number}", before, work)
                 work.attempts.append(attempt)
@@ -136,7 +151,7 @@ class Worker:
         parent, search = ticket.parents[0], self.search
         values = dict(parent.values) | {self.names[p]: p.check(value) for p, value in proposal.values.items()}
         changed = [self.names[p] for p in proposal.values]
-        detail = {"parent": parent.id, "minibatch": list(ticket.batch), "changed": changed, **facts(proposal)}
+        detail: dict[str, Any] = {"parent": parent.id, "minibatch": list(ticket.batch), **facts(proposal)}
         child = Candidate(
             name,
             values,
@@ -147,6 +162,11 @@ class Worker:
             detail=detail,
             proposal=proposal,
         )
+        for parameter in proposal.values:
+            refused = self._refused(ticket, parent, child, self.names[parameter], parameter)
+            if refused is not None:
+                child.detail["guard"], why = refused
+                return Attempt(child, "guard", why, mean(before))
         self._proposed(child)
         if not search.acceptance.gated:
             return Attempt(child, "", "not gated", mean(before))
@@ -166,6 +186,57 @@ class Worker:
         if verdict.accept:
             attempt.stage = ""
         return attempt
+
+    def _refused(
+        self, ticket: Ticket, parent: Candidate, child: Candidate, name: str, parameter: Parameter
+    ) -> tuple[str, str] | None:
+        """(guard, reason) if a candidate is not to be run."""
+        same = self.pool.same_as(child.values)
+        if same is not None and self.pool.number(same) < ticket.known:
+            return "duplicate", f"candidate {same} has the same values"
+        for guard in self.search.guards:
+            why = guard.check(name, parameter, parent.values[name], child.values[name], self._examples)
+            if why is not None:
+                return type(guard).__name__, why
+        return None
+
+    def _contrasting(self, candidate: Candidate, index: int, seen: Seen) -> Trace:
+        """The trace of another candidate, marked as such."""
+        trace = seen.trace
+        if trace is None:  # of an earlier part of the run: it is run again, which costs nothing
+            trace = self.evaluate(candidate, [self.train[index]], seen.sample, traces=True)[0].trace
+        assert trace is not None  # noqa: S101 - it was asked for
+        said = trace.feedback
+        text = f"(for comparison, with other values of the variables) {said.text}"
+        marked = Feedback(text, said.score, said.scores, said.gradient, said.example)
+        return Trace(trace.output, marked, trace.nodes, trace.unfolded)
+
+    # ---- merges
+
+    def _merge(self, ticket: Ticket, values: Mapping[str, Any], work: Work) -> None:
+        """Gated on validation examples that the parents' scores are known of, so that nothing is run in vain."""
+        better, other = ticket.parents
+        batch = list(ticket.batch)
+        changed = [name for name, value in values.items() if not same_value(value, better.values[name])]
+        child = Candidate(
+            f"{ticket.number}.m",
+            values,
+            parents=(better.id, other.id),
+            ticket=ticket.number,
+            changed=changed,
+            reason=f"what {better.id} and {other.id} changed, in one",
+            detail={"parent": better.id, "minibatch": batch, "merge": [better.id, other.id]},
+        )
+        self._proposed(child)
+        found = self.evaluate(child, [self.validation[i] for i in batch], 0)
+        work.spent += len(batch)
+        work.failures += [outcome.error for outcome in found if outcome.error is not None]
+        child.add_scores({index: outcome.score for index, outcome in zip(batch, found, strict=True)})
+        child.note_outcomes(found)
+        before = max(mean([parent.scores[i] for i in batch]) for parent in ticket.parents)
+        after = mean([child.scores[i] for i in batch])
+        why = f"{len(batch)} validation examples: the better parent {before:.3f}, merged {after:.3f}"
+        work.attempts.append(Attempt(child, "" if after >= before else "gate", why, before, after))
 
 
 def first_line(text: Any) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import threading
-from collections.abc import Callable
+import zlib
 from typing import Any
 
 import trace_core as tc
@@ -60,26 +58,32 @@ def letters(output: str, example: int) -> tuple[float, str]:
     return sum(right) / 4, f"word {example % 3}: letter {wrong} must be {wanted[wrong]}"
 
 
-def by_rule(wait: Callable[[str], None] = lambda prompt: None) -> ScriptedLLM:
-    """Does what the feedback in the prompt says, for the first wrong word it finds; every third time it errs."""
-    lock = threading.Lock()
+class Numbers(tc.Module):
+    """Two large numbers; even examples want the one, odd ones the other."""
+
+    def __init__(self) -> None:
+        self.even = tc.node(500_000, trainable=True)
+        self.odd = tc.node(500_000, trainable=True)
+
+    @tc.bundle
+    def show(self, even: int, odd: int, x: int) -> int:
+        return odd if x % 2 else even
+
+    def forward(self, x: int) -> tc.Node:
+        return self.show(self.even, self.odd, x)  # type: ignore[return-value]
+
+
+def nearness(output: int, x: int) -> tuple[float, str]:
+    wanted = 123_456 if x % 2 else 876_543
+    return 1 - abs(output - wanted) / 1_000_000, f"example {x} is off by {output - wanted}"
+
+
+def by_hash() -> ScriptedLLM:
+    """Answers by a hash of the prompt: whatever else a prompt says than it should shows in what comes of it."""
 
     def reply(messages: Any) -> str:
-        prompt = messages[-1]["content"]
-        wait(prompt)
-        with lock:
-            return json.dumps(answer(prompt))
-
-    def answer(prompt: str) -> dict[str, Any]:
-        found = re.search(r"word (\d): letter (\d) must be (\w)", prompt)
-        if found is None:
-            return {"reasoning": "nothing to do"}
-        number, at, letter = int(found[1]), int(found[2]), found[3]
-        name = ("first", "second", "third")[number]
-        current = re.findall(rf"{name} = ['\"]([a-z.]{{4}})['\"]", prompt)
-        word = current[-1] if current else "...."
-        if sum(map(ord, prompt)) % 3 == 0:
-            letter = "z"
-        return {"reasoning": f"letter {at}", name: word[:at] + letter + word[at + 1 :]}
+        number = zlib.crc32("\n".join(message["content"] for message in messages).encode()) % 1_000_000
+        name = "odd" if number % 3 == 0 else "even"
+        return json.dumps({"reasoning": f"tried {number}", "odd": None, "even": None} | {name: number})
 
     return ScriptedLLM(reply)

@@ -11,8 +11,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from study_problems import Numbers, nearness
 
-import trace_core as tc
 from trace_core.integrations.budget import Budget
 from trace_core.integrations.engines import ThreadEngine
 from trace_core.integrations.llm import ScriptedLLM
@@ -20,26 +20,6 @@ from trace_core.optimizers import OPRO, OptoPrime, Search, Study, TextGrad
 from trace_core.optimizers.search import Event
 
 STEPS = 14
-
-
-class Numbers(tc.Module):
-    """Two large numbers; even examples want the one, odd ones the other."""
-
-    def __init__(self) -> None:
-        self.even = tc.node(500_000, trainable=True)
-        self.odd = tc.node(500_000, trainable=True)
-
-    @tc.bundle
-    def show(self, even: int, odd: int, x: int) -> int:
-        return odd if x % 2 else even
-
-    def forward(self, x: int) -> tc.Node:
-        return self.show(self.even, self.odd, x)  # type: ignore[return-value]
-
-
-def nearness(output: int, x: int) -> tuple[float, str]:
-    wanted = 123_456 if x % 2 else 876_543
-    return 1 - abs(output - wanted) / 1_000_000, f"example {x} is off by {output - wanted}"
 
 
 class Conductor:
