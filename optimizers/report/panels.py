@@ -193,7 +193,7 @@ def _paid(detail: dict[str, Any]) -> list[tuple[str, str]]:
         tokens = detail["prompt_tokens"] + (detail.get("completion_tokens") or 0)
     found = [("tokens", f"{tokens:,}")] if isinstance(tokens, int) else []
     cost = detail.get("cost")
-    return found + ([("cost", f"${cost:.4f}")] if isinstance(cost, int | float) else [])
+    return found + ([("cost", f"${cost:.4f}")] if isinstance(cost, int | float) and cost else [])
 
 
 def _dropped(item: Any) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trace_core.optimizers.report.text import clean, environment_secrets
+from trace_core.optimizers.search.pareto import Fronts
+from trace_core.optimizers.search.ticket import REPETITION
 
 if TYPE_CHECKING:
     from trace_core.integrations.budget import Cost
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 KEPT = ("start", "accepted", "merged")
 _DROPPED = ("rejected", "empty")
 _TEST = ("test", "held-out")
-#: Repetition r of an evaluation for ticket t is kept as sample t + r times this.
-REPETITION = 1_000_000
 _NUMBER = re.compile(r"(.*?)(\d+)\Z", re.DOTALL)
 
 
@@ -108,17 +108,18 @@ class RunData:
         return [candidate for candidate in self.candidates if candidate.kept]
 
     def winners(self) -> dict[str, tuple[int, int]]:
-        """Kept candidate -> (validation examples on which none is better, those on which it alone is best)."""
-        pool = [(c.id, self.scores[c.id]) for c in self.pool if c.id in self.scores]
-        counts = {cid: [0, 0] for cid, _ in pool}
-        for example in self.examples:
-            seen = [(scores[example], cid) for cid, scores in pool if example in scores]
-            top = max((score for score, _ in seen), default=0.0)
-            best = [cid for score, cid in seen if score == top]
-            for cid in best:
-                counts[cid][0] += 1
-                counts[cid][1] += len(best) == 1
-        return {cid: (first, alone) for cid, (first, alone) in counts.items() if first}
+        """Candidate on the Pareto front -> (validation examples where none is better, those where it alone is best).
+
+        Whose examples are all won by others as well is not on the front; see ``Fronts``.
+        """
+        pool = [candidate.id for candidate in self.pool if candidate.id in self.scores]
+        place = {example: number for number, example in enumerate(self.examples)}
+        fronts = Fronts()
+        for cid in pool:
+            fronts.add({place[example]: score for example, score in self.scores[cid].items()})
+        best = [fronts.front(number) for number in place.values()]
+        alone = Counter(front[0] for front in best if len(front) == 1)
+        return {pool[number]: (first, alone[number]) for number, first in fronts.weights().items()}
 
 
 def read_run(run: Run) -> RunData:

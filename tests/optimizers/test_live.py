@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from study_problems import Letters, Shift, by_rule, closeness, letters, offsets
+from study_problems import Numbers, Shift, by_hash, closeness, nearness, offsets
 
 from trace_core.integrations.budget import Budget
 from trace_core.optimizers import OptoPrime, Search, Study
@@ -62,12 +62,12 @@ def test_a_second_study_starts_from_nothing() -> None:
 PROGRAM = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
-from study_problems import Letters, by_rule, letters
+from study_problems import Numbers, by_hash, nearness
 from trace_core.integrations.budget import Budget
 from trace_core.optimizers import OptoPrime, Study
 from trace_core.optimizers.live import StudyProgress
 
-workflow, budget = Letters(), Budget(metric_calls=300)
+workflow, budget = Numbers(), Budget(metric_calls=300)
 progress = StudyProgress(budget=budget)
 
 def hold(event):  # shows what there is, then waits to be interrupted
@@ -75,8 +75,8 @@ def hold(event):  # shows what there is, then waits to be interrupted
         progress._live.refresh()
         threading.Event().wait()
 
-optimizer = OptoPrime(workflow, by_rule())
-study = Study(workflow, letters, list(range(9)), optimizer=optimizer, budget=budget, callbacks=[progress, hold])
+optimizer = OptoPrime(workflow, by_hash())
+study = Study(workflow, nearness, list(range(9)), optimizer=optimizer, budget=budget, callbacks=[progress, hold])
 if sys.argv[2] == "error":
     study.callbacks[1] = lambda event: 1 / 0 if event.kind == "rejected" else None
 result = study.run()
@@ -140,14 +140,14 @@ def test_an_error_of_the_program_gives_the_cursor_back() -> None:
 
 def test_many_tickets_in_flight_are_told_apart() -> None:
     out = io.StringIO()
-    workflow, budget = Letters(), Budget(metric_calls=120)
+    workflow, budget = Numbers(), Budget(metric_calls=120)
     progress = StudyProgress(Console(file=out, width=200, force_terminal=True), budget=budget)
     flights: list[int] = []
     study = Study(
         workflow,
-        letters,
+        nearness,
         list(range(9)),
-        optimizer=OptoPrime(workflow, by_rule()),
+        optimizer=OptoPrime(workflow, by_hash()),
         search=Search(in_flight=4),
         budget=budget,
         callbacks=[progress, lambda event: flights.append(len(progress._flight))],

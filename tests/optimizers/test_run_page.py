@@ -21,9 +21,10 @@ from study_rows import Rows, write_rows
 
 from trace_core.cli import cli
 from trace_core.integrations.store import CandidateRow, Ledger, Run, StoreError
-from trace_core.optimizers import OptoPrime, optimize
+from trace_core.optimizers import OptoPrime, Study, optimize
 from trace_core.optimizers.report import run_page, write_run_page
 from trace_core.optimizers.report.text import diff_block, esc, room_for
+from trace_core.optimizers.search.candidate import Candidate
 
 MARKUP = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
 HOSTILE = f"{MARKUP}\u202egnp.exe\u2066\x00\x1b[31m $title"
@@ -229,8 +230,7 @@ def test_500_candidates_on_1000_examples_stay_below_ten_megabytes(ledger: Ledger
     ]
     ledger.write("DELETE FROM evaluations WHERE run = ?", (run.id,))
     with ledger.transaction():
-        for cell in cells:
-            ledger._usable().execute("INSERT INTO evaluations VALUES (?, ?, ?, 0, ?, NULL, ?, NULL)", cell)
+        ledger._usable().executemany("INSERT INTO evaluations VALUES (?, ?, ?, 0, ?, NULL, ?, NULL)", cells)
     page = run_page(run)
     assert len(page.encode()) < 10_000_000
     matrix = json.loads(Elements(page).raw["script"][0])["matrix"]
@@ -285,3 +285,34 @@ def test_a_place_that_cannot_be_written_is_told(ledger: Ledger, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="give another file"):
         write_run_page(Run(ledger, write_rows(ledger, Rows(tickets=1)).id), tmp_path / "file" / "report.html")
+
+
+def test_a_study_has_a_page_and_shows_itself_in_a_notebook(tmp_path: Path) -> None:
+    workflow = Shift()
+    optimizer = OptoPrime(workflow, offsets(1, -4, 3))
+    study = Study(workflow, closeness, list(range(8)), optimizer=optimizer, steps=5, store=tmp_path / "ledger.sqlite")
+    assert "not run yet" in study._repr_html_()
+    study.run()
+    with Ledger.open(tmp_path / "ledger.sqlite", read_only=True) as ledger:
+        page = Elements(run_page(Run(ledger, ledger.find_run("latest"))))
+    text = " ".join(" ".join(page.text).split())
+    assert "rejected by the minibatch 0.3 minibatch 0.800 -> 0.300" in text
+    assert "0.7 Candidate" not in text
+    assert "Candidate 3.0 on val 0." in text  # the trace
+    shown = Elements(study._repr_html_())
+    assert not [tag for tag, _ in shown.tags if tag in ("script", "link", "img", "a")]
+    words = " ".join(" ".join(shown.text).split())
+    assert "offset : from the seed to the best 0 3" in words or "offset: from the seed to the best 0 3" in words
+    assert "rejected by: gate 1" in words
+    assert study.best is not None
+    best = " ".join(Elements(study.best._repr_html_()).text)
+    assert "minibatch 0.800 -> 1.000; validation 1.000" in best
+
+
+def test_a_candidate_in_a_notebook_escapes_what_a_model_wrote() -> None:
+    candidate = Candidate(
+        "1.0", {HOSTILE: HOSTILE}, parents=(HOSTILE,), changed=(HOSTILE,), note=HOSTILE, reason=HOSTILE
+    )
+    shown = Elements(candidate._repr_html_())
+    assert not [tag for tag, _ in shown.tags if tag in ("script", "img")]
+    assert "\u202e" not in "".join(shown.text)
