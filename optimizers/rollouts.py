@@ -71,6 +71,7 @@ class Rollouts:
     Attributes:
         tolerant: whether a MetricError or WorkflowError is the failure of its example, with the error as feedback.
             False at first: where the first values already fail so, the task is wrong.
+        is_async: whether the workflow is a coroutine function, which needs an engine for coroutines.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Rollouts:
         self.tolerant = False
         call = getattr(workflow, "target", workflow)
         call = getattr(call, "forward", call) if not inspect.isroutine(call) else call
-        self._is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+        self.is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
 
     def run(
         self,
@@ -180,7 +181,7 @@ class Rollouts:
     def _submit(self, engine: Executor, example: Example, values: Mapping[Parameter, Any]) -> Future[Any]:
         arguments: tuple[Any, ...] = (self.workflow, self.metric, example.value, example.index, self.failure_score)
         if getattr(engine, "shares_memory", False):
-            evaluation: Callable[..., Any] = aevaluate if self._is_async else evaluate
+            evaluation: Callable[..., Any] = aevaluate if self.is_async else evaluate
             return engine.submit(evaluation, *arguments)
         if isinstance(engine, ThreadPoolExecutor):  # does not carry the context by itself
             context = copy_context()

@@ -103,6 +103,7 @@ def test_metadata(wheel_venv: WheelVenv) -> None:
         "dask",
         "mlflow",
         "otel",
+        "pandas",
         "all",
         "dev",
         "bench",

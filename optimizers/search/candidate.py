@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trace_core._codec import encode
+from trace_core._values import is_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,7 +110,7 @@ class Candidate:
     def versions(self, names: Mapping[Parameter, str]) -> dict[Parameter, Node]:
         """parameter -> the version that holds the value, for ``using``. Made once, so that code compiles once."""
         if self._versions is None:
-            self._versions = {p: p._candidate(self.values[name]) for p, name in names.items()}
+            self._versions = {p: p._candidate(_learning(p, self.values[name])) for p, name in names.items()}
         return self._versions
 
     def _repr_html_(self) -> str:
@@ -120,6 +121,18 @@ class Candidate:
     def __repr__(self) -> str:
         score = "" if self.score is None else f", {self.score:.3f}"
         return f"Candidate({self.id}: {self.status}{score})"
+
+
+def first_values(names: Mapping[Parameter, str]) -> dict[str, Any]:
+    """What the parameters hold, apart from them: tensors are copied, since optimizers change theirs in place."""
+    found = {name: parameter.value for parameter, name in names.items()}
+    return {name: value.detach().clone() if is_tensor(value) else value for name, value in found.items()}
+
+
+def _learning(parameter: Parameter, value: Any) -> Any:
+    """The value as a candidate: of a tensor that is learned, a leaf that gradients reach."""
+    learned = is_tensor(value) and getattr(getattr(parameter, "tensor", None), "requires_grad", False)
+    return value.detach().clone().requires_grad_(True) if learned else value
 
 
 def facts(proposal: Proposal) -> dict[str, Any]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import random
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from trace_core.errors import TraceCoreError
 from trace_core.integrations.budget import BudgetExhausted
-from trace_core.optimizers.base import OptimizerError
 from trace_core.optimizers.search.acceptance import mean
-from trace_core.optimizers.search.candidate import SEED, Candidate
+from trace_core.optimizers.search.candidate import SEED, Candidate, first_values
+from trace_core.optimizers.search.choosing import choose
 from trace_core.optimizers.search.events import (
     Accepted,
     Chosen,
@@ -24,9 +21,8 @@ from trace_core.optimizers.search.events import (
     Rejected,
     Started,
 )
-from trace_core.optimizers.search.merge import telling
-from trace_core.optimizers.search.minibatches import minibatch
 from trace_core.optimizers.search.pool import Pool
+from trace_core.optimizers.search.session import Closing, Session
 from trace_core.optimizers.search.ticket import Seen, Ticket
 from trace_core.optimizers.search.working import Worker, first_line, forked
 
@@ -39,15 +35,10 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.events import Event
     from trace_core.optimizers.search.journal import StudyJournal
     from trace_core.optimizers.search.search import Search
+    from trace_core.optimizers.search.session import Limits
     from trace_core.optimizers.search.ticket import Attempt, Work
+    from trace_core.optimizers.search.validation import Validation
     from trace_core.trace import Trace
-
-
-class Limits:
-    """When a run ends: ``steps`` tickets, ``seconds``; evaluations to keep back for the test examples."""
-
-    def __init__(self, steps: int | None, seconds: float | None, kept_back: int) -> None:
-        self.steps, self.seconds, self.kept_back = steps, seconds, kept_back
 
 
 class Driver:
@@ -91,7 +82,7 @@ class Driver:
         self._shown: Trace | None = None
         self.threads: Executor | None = None
         self._local = threading.local()
-        self._session = _Session()
+        self._session = Session()
 
     @property
     def seconds(self) -> float:
@@ -102,10 +93,10 @@ class Driver:
 
     def go(self) -> str:
         """Go on until something ends it, and say what. Raises what ended it, if that was an error."""
-        self._session = _Session()
+        self._session = Session()
         try:
             if not len(self.pool):
-                self._seed()
+                self.seed_pool()
             while True:
                 why = self._over()
                 if why:
@@ -139,7 +130,7 @@ class Driver:
         What is chosen does not depend on the limits, so a run that goes on with higher ones is the run that had them.
         """
         while len(self.flying) < self.search.in_flight:
-            ticket = self._choose()
+            ticket = choose(self, self.decided + len(self.flying) + 1)
             self.flying.append(ticket)
             for parent in ticket.parents:
                 self.pool.chosen[parent.id] = self.pool.chosen.get(parent.id, 0) + 1
@@ -161,77 +152,19 @@ class Driver:
         held = self.foreign + self.spent + flying + self.limits.kept_back
         return held + more <= limit
 
-    # ---- choosing
-
-    def _choose(self) -> Ticket:
-        number = self.decided + len(self.flying) + 1
-        merge = self._choose_merge(number)
-        if merge is not None:
-            return merge
-        rng = random.Random(f"{self.seed}/parent/{number}")
-        parent = self.pool_parent(rng, number)
-        size, perfect = len(self.train), self.search.perfect
-        recent = number - self.search.reuse
-        known = {}
-        for index in range(size):
-            before = self.seen.get((parent.id, index))
-            if before is not None and before.sample >= recent:
-                known[index] = before
-        skip = {i for i, before in known.items() if perfect is not None and before.score >= perfect}
-        batch = minibatch(self.seed, number, self.search.batch_size, size, skip)
-        seen = {index: known[index] for index in batch if index in known}
-        fresh = len(batch) - len(seen)
-        repeats = self.search.acceptance.repeats
-        children = self.search.proposals * len(batch) if self.search.acceptance.gated else 0
-        fork = self.optimizer.fork(number)
-        contrast = self.search.contrast
-        others = contrast.choose(parent, dict.fromkeys(batch, number), self.seen, self.pool) if contrast else []
-        return Ticket(
-            number,
-            (parent,),
-            {index: seen[index].sample if index in seen else number for index in batch},
-            seen,
-            None,
-            fork.state_dict() if fork is not self.optimizer else None,
-            repeats * (fresh + children),
-            contrast=[(other, index, self.seen[other.id, index]) for other, index in others],
-            known=len(self.pool),
-        )
-
-    def _choose_merge(self, number: int) -> Ticket | None:
-        """A merge, if one is due: after a candidate joined, once."""
-        merge = self.search.merge
-        if merge is None or not self.merge_due or self.merges >= merge.most:
-            return None
-        self.merge_due = False
-        rng = random.Random(f"{self.seed}/merge/{number}")
-        found = merge.pair(self.pool, rng)
-        if found is None:
-            return None
-        self.merges += 1
-        batch = telling(*found.parents, merge.examples, rng)
-        return Ticket(number, found.parents, dict.fromkeys(batch, 0), worst=len(batch), merged=found.values)
-
-    def pool_parent(self, rng: random.Random, number: int) -> Candidate:
-        """A parent from the strategy. Raises OptimizerError if it gives something else."""
-        found = self.search.parents.select(self.pool, rng, number)
-        if not isinstance(found, Candidate) or not found.in_pool:
-            raise OptimizerError(f"Parents.select must return a member of the pool, got {found!r:.80}")
-        return found
-
     # ---- working
 
     def _start(self, ticket: Ticket) -> None:
         ticket.started = True
         if ticket.merged is None:
             ticket.fork = forked(self.optimizer, ticket.number, ticket.state)
-        self._say(Chosen(ticket.number, tuple(p.id for p in ticket.parents), tuple(ticket.batch)), ticket.number)
+        self.tell_chosen(ticket)
         if self.threads is None:
             return  # done when it is waited for
         self._session.working.add(ticket.number)
         self.threads.submit(self._work, ticket, self._session)
 
-    def _work(self, ticket: Ticket, session: _Session) -> None:
+    def _work(self, ticket: Ticket, session: Session) -> None:
         self._local.session = session
         session.inbox.put(self.worker.do(ticket))
 
@@ -254,11 +187,11 @@ class Driver:
     def _evaluated(self, candidate: str, example: Example, outcome: Outcome) -> None:
         """Told in any thread."""
         event = Evaluated(candidate, example.name, outcome.score, outcome.error)
-        session: _Session | None = getattr(self._local, "session", None)
+        session: Session | None = getattr(self._local, "session", None)
         if session is None:
             self._emit(event)
         elif session.closing:
-            raise _Closing
+            raise Closing
         else:
             session.inbox.put(event)
 
@@ -285,10 +218,9 @@ class Driver:
 
     # ---- deciding
 
-    def _seed(self) -> None:
+    def seed_pool(self) -> None:
         """Validate the values that the study begins with."""
-        values = {name: parameter.value for parameter, name in self.optimizer.names.items()}
-        seed = Candidate(SEED, values, status="start")
+        seed = Candidate(SEED, first_values(self.optimizer.names), status="start")
         if not self._affordable(len(self.validation)):
             raise BudgetExhausted(
                 f"the budget does not allow for the {len(self.validation)} validation examples of the seed",
@@ -299,7 +231,7 @@ class Driver:
         self.rollouts.tolerant = True
         self.pool.add(seed)
         self._row(seed)
-        self._say(Started(seed.score or 0.0), 0)
+        self.say(Started(seed.score or 0.0), 0)
         self._show(seed, 0)
         self._checkpoint()
 
@@ -342,37 +274,45 @@ class Driver:
             raise work.error
         spent, failures = self.spent, dict(self.failures)
         self.flying.pop(0)
-        self.spent += work.spent
-        for error in work.failures:
-            self._count_failure(error)
-        for index, outcomes in work.outcomes.items():
-            self._see(ticket.parents[0], index, ticket.number, outcomes)
+        self.book(work)
         try:
-            improved = [self._judge(ticket, attempt) for attempt in work.attempts]
+            improved = [self.judge(ticket, attempt) for attempt in work.attempts]
         except BaseException:
             self.flying.insert(0, ticket)  # another run decides it
             self.spent, self.failures = spent, failures
             raise
-        if ticket.fork is not None:
-            self.optimizer.join(ticket.fork, any(improved))
-        self._remember(work)
-        self.decided = ticket.number
+        self.learn(work, any(improved))
         self.idle = 0 if self.spent > spent else self.idle + 1
 
-    def _judge(self, ticket: Ticket, attempt: Attempt) -> bool:
-        """One attempt of a ticket; whether it is the best now."""
+    def book(self, work: Work) -> None:
+        """Note what the work took and what failed."""
+        self.spent += work.spent
+        for error in work.failures:
+            self._count_failure(error)
+        for index, outcomes in work.outcomes.items():
+            self._see(work.ticket.parents[0], index, work.ticket.number, outcomes)
+
+    def learn(self, work: Work, improved: bool) -> None:
+        """The ticket is decided: the optimizer takes over what its fork has learned, and hears of its candidates."""
+        if work.ticket.fork is not None:
+            self.optimizer.join(work.ticket.fork, improved)
+        self._remember(work)
+        self.decided = max(self.decided, work.ticket.number)
+
+    def judge(self, ticket: Ticket, attempt: Attempt, validation: Validation | None = None) -> bool:
+        """One attempt of a ticket; whether it is the best now. ``validation`` stands in for the search's own."""
         child, self._shown = attempt.candidate, None
         self.rollouts.outages.count("proposal", attempt.error)
         if child is None:
-            self._say(Rejected(ticket.number, "", attempt.stage, attempt.why, attempt.before), ticket.number)
+            self.say(Rejected(ticket.number, "", attempt.stage, attempt.why, attempt.before), ticket.number)
             return False
-        self._say(Proposed(ticket.number, child.id, child.changed, child.reason), ticket.number)
+        self.say(Proposed(ticket.number, child.id, child.changed, child.reason), ticket.number)
         child.detail.update(before=attempt.before, after=attempt.after)
         if attempt.stage:
             self._reject(child, attempt.stage, attempt.why, attempt.before, attempt.after)
             return False
         best = self.pool.best.score if self.pool.best is not None else None
-        verdict = self.search.validation.run(
+        verdict = (validation or self.search.validation).run(
             child, self.pool, len(self.validation), lambda indices: self._validated(child, indices)
         )
         if child.errors and len(child.errors) == len(child.scores):
@@ -392,10 +332,10 @@ class Driver:
         if child.proposal is not None:
             self.optimizer.commit(child.proposal)
         self._row(child)
-        self._say(Accepted(ticket.number, child.id, child.score or 0.0), ticket.number)
+        self.say(Accepted(ticket.number, child.id, child.score or 0.0), ticket.number)
         if improved:
             self.improved = ticket.number
-            self._say(NewBest(ticket.number, child.id, child.score or 0.0, best or 0.0), ticket.number)
+            self.say(NewBest(ticket.number, child.id, child.score or 0.0, best or 0.0), ticket.number)
             self._show(child, ticket.number)
         return improved
 
@@ -404,7 +344,7 @@ class Driver:
         child.detail["stage"] = stage
         self.pool.note(child)
         self._row(child)
-        self._say(Rejected(child.ticket, child.id, stage, why, before, after), child.ticket)
+        self.say(Rejected(child.ticket, child.id, stage, why, before, after), child.ticket)
 
     def _see(self, candidate: Candidate, index: int, sample: int, outcomes: Sequence[Outcome]) -> None:
         if self.search.reuse:
@@ -434,7 +374,12 @@ class Driver:
         if trace is not None:
             self.journal.trace(step, candidate.id, example.name, trace)
 
-    def _say(self, event: Event, step: int) -> None:
+    def tell_chosen(self, ticket: Ticket) -> None:
+        """Tell what a ticket is about to do."""
+        self.say(Chosen(ticket.number, tuple(p.id for p in ticket.parents), tuple(ticket.batch)), ticket.number)
+
+    def say(self, event: Event, step: int) -> None:
+        """Journal an event and tell it."""
         if self.journal is not None:
             self.journal.event(event, step)
         self._emit(event)
@@ -448,18 +393,4 @@ class Driver:
     def ended(self, why: str) -> None:
         """Tell that the run is over."""
         best = self.pool.best
-        self._say(Ended(why, best.score if best is not None else None), self.decided + 1)
-
-
-class _Session:
-    """What belongs to one call of ``go``: threads that outlive it after an interrupt disturb no later one."""
-
-    def __init__(self) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.done: dict[int, Work] = {}
-        self.working: set[int] = set()
-        self.closing = False
-
-
-class _Closing(TraceCoreError):
-    """The run is over: work in flight goes no further."""
+        self.say(Ended(why, best.score if best is not None else None), self.decided + 1)

@@ -15,15 +15,18 @@ from trace_core.optimizers.evaluation import MetricError, WorkflowError, stops_t
 from trace_core.optimizers.llm.failing import Outages
 from trace_core.optimizers.rollouts import Rollouts, examples
 from trace_core.optimizers.search.acceptance import mean
-from trace_core.optimizers.search.driver import Driver, Limits
+from trace_core.optimizers.search.asking import Asking
+from trace_core.optimizers.search.driver import Driver
 from trace_core.optimizers.search.events import Evaluated
 from trace_core.optimizers.search.journal import StudyJournal
 from trace_core.optimizers.search.result import StudyResult
 from trace_core.optimizers.search.search import Search, described, search_from
+from trace_core.optimizers.search.session import Limits
 from trace_core.optimizers.search.store import Store, name_of
+from trace_core.optimizers.search.table import records, to_dataframe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
     from os import PathLike
 
@@ -131,6 +134,8 @@ class Study:
             self._tell,
         )
 
+        self._asking = Asking(self._driver)
+
     # ---- running
 
     def run(self) -> StudyResult:
@@ -141,6 +146,8 @@ class Study:
         errors of strategies and callbacks.
         """
         driver, result = self._driver, self.result
+        if self._asking.open:
+            raise OptimizerError(f"tell() the scores of {', '.join(self._asking.open)} before run()")
         result.error, result.why, driver.stopping = None, "", False
         with contextlib.ExitStack() as open_:
             run = open_.enter_context(self._store.opened(self._parts)) if self._store is not None else None
@@ -218,19 +225,21 @@ class Study:
 
     @contextlib.contextmanager
     def _threads(self) -> Iterator[None]:
-        """Threads for the tickets in flight, as long as the run goes."""
-        if self.search.in_flight == 1:
-            yield
-            return
+        """Threads for the tickets in flight, and an event loop for coroutines, as long as the run goes."""
+        from trace_core.integrations.engines.tasks import AsyncEngine
         from trace_core.integrations.engines.threads import ThreadEngine
 
-        engine = ThreadEngine(self.search.in_flight)
-        self._driver.threads = engine
-        try:
+        driver = self._driver
+        with contextlib.ExitStack() as open_:
+            if driver.rollouts.engine is None and driver.rollouts.is_async:
+                driver.rollouts.engine = AsyncEngine()
+                open_.callback(driver.rollouts.engine.shutdown)
+                open_.callback(setattr, driver.rollouts, "engine", None)
+            if self.search.in_flight > 1:
+                driver.threads = ThreadEngine(self.search.in_flight)
+                open_.callback(driver.threads.shutdown, wait=False)
+                open_.callback(setattr, driver, "threads", None)
             yield
-        finally:
-            self._driver.threads = None
-            engine.shutdown(wait=False)
 
     def _note(self) -> None:
         driver, result = self._driver, self.result
@@ -250,6 +259,59 @@ class Study:
                 found = self._driver.worker.evaluate(candidate, self._test, 0)
                 self._tested[candidate.id] = mean([outcome.score for outcome in found])
         result.test_start, result.test_score = (self._tested[c.id] for c in (result.seed, result.best))
+
+    async def arun(self) -> StudyResult:
+        """``run`` for use inside a running event loop, which goes on meanwhile: the study runs in a thread.
+
+        Callbacks are called in that thread. A cancellation stops the study after the ticket being decided, and waits
+        for it.
+        """
+        import asyncio
+
+        running = asyncio.ensure_future(asyncio.to_thread(self.run))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait([running])
+            raise
+
+    # ---- evaluated elsewhere
+
+    def ask(self) -> Candidate:
+        """A candidate to be evaluated by somebody else; its values are ``candidate.values``.
+
+        The seed is validated and minibatches are run here, since the optimizer needs traces; the gate is held on what
+        ``tell`` says. Several can be asked for before the first is told of. Not with ``store=``.
+
+        Raises OptimizerError if no valid proposal comes in ``Search.stalled`` tickets, and what the workflow raises.
+        """
+        self._by_hand()
+        with self._accounts():
+            return self._asking.ask()
+
+    def tell(self, candidate: Candidate, scores: Mapping[int, float] | Sequence[float] | float) -> bool:
+        """How a candidate did; whether it joined the pool.
+
+        Args:
+            candidate: that was asked for.
+            scores: of the validation examples, in their order or by index; one number stands for all of them.
+
+        It joins if ``Search.acceptance`` finds it better than its parent on the examples that both have scores for.
+        """
+        self._by_hand()
+        joined = self._asking.tell(candidate, scores)
+        self._note()
+        return joined
+
+    def _by_hand(self) -> None:
+        if self._store is not None:
+            raise OptimizerError("ask() and tell() keep nothing in a store: leave store= out, or use run()")
+        if not self._begun:
+            self._begin(None)
+
+    def _accounts(self) -> contextlib.AbstractContextManager[None]:
+        return account(budget=self.budget) if self.budget is not None else contextlib.nullcontext()
 
     def stop(self) -> None:
         """End the run after the ticket that is being decided. For callbacks and other threads."""
@@ -280,6 +342,14 @@ class Study:
     def candidates(self) -> list[Candidate]:
         """All that were tried so far, in order."""
         return list(self._driver.pool.everything.values())
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dict for each candidate, in order: id, parents, status, scores, note, values ..."""
+        return records(self.candidates)
+
+    def to_dataframe(self) -> Any:
+        """``records`` as a pandas DataFrame, indexed by id. Raises MissingExtra without the extra ``pandas``."""
+        return to_dataframe(self.candidates)
 
     def apply_best(self) -> None:
         """Give the workflow's parameters the best values. Until then they are as they were.

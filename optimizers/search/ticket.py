@@ -43,6 +43,7 @@ class Ticket:
         merged: the values, for a merge.
         contrast: other candidates, each with what it did on a training example, to be shown beside the minibatch.
         known: how many members the pool had: a candidate that equals one of these is none.
+        gated: whether the candidate is run on the minibatch at all.
         started: whether the work has begun.
         accounts: of the calls made for it, where a run or a budget is in force.
     """
@@ -57,6 +58,7 @@ class Ticket:
     merged: Mapping[str, Any] | None = None
     contrast: list[tuple[Candidate, int, Seen]] = field(default_factory=list)
     known: int = 0
+    gated: bool = True
     started: bool = False
     accounts: list[Account] = field(default_factory=list)
 

@@ -82,8 +82,10 @@ def by_hash() -> ScriptedLLM:
     """Answers by a hash of the prompt: whatever else a prompt says than it should shows in what comes of it."""
 
     def reply(messages: Any) -> str:
-        number = zlib.crc32("\n".join(message["content"] for message in messages).encode()) % 1_000_000
-        name = "odd" if number % 3 == 0 else "even"
-        return json.dumps({"reasoning": f"tried {number}", "odd": None, "even": None} | {name: number})
+        prompt = "\n".join(message["content"] for message in messages)
+        number = zlib.crc32(prompt.encode()) % 1_000_000
+        fields = [name for name in ("even", "odd") if f'"{name}"' in prompt]  # the parameters that are asked for
+        name = fields[number % 3 % len(fields)]
+        return json.dumps({"reasoning": f"tried {number}", **dict.fromkeys(fields)} | {name: number})
 
     return ScriptedLLM(reply)

@@ -12,8 +12,8 @@ from study_problems import Numbers, by_hash, nearness
 from trace_core.integrations.budget import Budget
 from trace_core.integrations.llm import ScriptedLLM
 from trace_core.integrations.store import Drift, Ledger
-from trace_core.optimizers import OptoPrime, Search, Study
-from trace_core.optimizers.search import Event, Racing, Repeats
+from trace_core.optimizers import OPRO, OptoPrime, Search, Study
+from trace_core.optimizers.search import BetterTrace, Event, MergeBranches, Portfolio, Racing, Repeats, TraceCredit
 
 #: Everything but clocks.
 STATE = {
@@ -32,7 +32,7 @@ def end_state(place: Path) -> dict[str, list[str]]:
 
 
 def study(place: Path, resume: str | None = None, steps: int = 8, llm: ScriptedLLM | None = None, **more: Any) -> Study:
-    workflow = Numbers()
+    workflow, llm = Numbers(), llm or by_hash()
     search = more.pop("search", None) or Search(in_flight=more.pop("in_flight", 1), perfect=None)
     return Study(
         workflow,
@@ -40,7 +40,7 @@ def study(place: Path, resume: str | None = None, steps: int = 8, llm: ScriptedL
         range(9),
         range(100, 105),
         test=[7, 8],
-        optimizer=OptoPrime(workflow, llm or by_hash(), seed=1),
+        optimizer=Portfolio([kind(workflow, llm, seed=1) for kind in (OptoPrime, OPRO)], plateau=2),
         search=search,
         steps=steps,
         store=place,
@@ -75,6 +75,7 @@ class Stop:
 SEARCHES = {
     "one": Search(perfect=None),
     "four": Search(perfect=None, in_flight=4),
+    "all": Search(perfect=None, in_flight=3, merge=MergeBranches(), contrast=BetterTrace(), credit=TraceCredit(k=1)),
     "repeats": Search(perfect=None, in_flight=2, acceptance=Repeats(2), validation=Racing()),
 }
 
@@ -98,7 +99,7 @@ def test_interrupted_at_any_event_and_resumed_it_ends_the_same(tmp_path: Path, k
         place = tmp_path / f"at-{at}"
         first = study(place, search=search, budget=Budget(metric_calls=400), callbacks=[Stop(at)])
         llm = by_hash()
-        if first.run().stopped == "steps":  # other tickets' examples were told of in another order
+        if first.run().stopped != "interrupted":  # other tickets' examples were told of in another order
             continue
         budget = Budget(metric_calls=400)
         again = study(place, "latest", search=search, budget=budget, llm=llm)
@@ -124,8 +125,8 @@ def test_every_number_of_tickets_can_be_gone_on_from(tmp_path: Path) -> None:
 def test_a_used_up_budget_is_gone_on_from_with_a_larger_one(tmp_path: Path) -> None:
     whole = study(tmp_path / "whole", budget=Budget(metric_calls=400))
     whole.run()
-    assert whole.result.evaluations > 60
-    first = study(tmp_path / "part", budget=Budget(metric_calls=50))
+    assert whole.result.evaluations > 44
+    first = study(tmp_path / "part", budget=Budget(metric_calls=40))
     assert first.run().stopped == "budget"
     again = study(tmp_path / "part", "latest", budget=Budget(metric_calls=400))
     again.run()
