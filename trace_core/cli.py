@@ -105,7 +105,7 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     from trace_core.integrations.llm import fetch_model, resolve_llm
     from trace_core.integrations.llm.meter import Metered
     from trace_core.optimizers import OptoPrime
-    from trace_core.optimizers.running import Settings, Task, run_task
+    from trace_core.optimizers.running import Means, Settings, Task, run_task
 
     console = _console()
     model = resolve_llm(llm)
@@ -122,8 +122,12 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None) -> None:
     train, validation, held_out = review_ratings.load(seed)
     optimizer = OptoPrime(workflow, meters["optimizer"], seed=1000 * seed, **review_ratings.OPTIMIZER)
     task = Task("review ratings", Workflow(workflow, train), review_ratings.metric, train, validation, held_out)
-    settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, out or _default_out("demo"))
-    run_task(console, task, optimizer, meters, settings)
+    folder = out or _default_out("demo")
+    settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, folder)
+    with _recorded(
+        folder / "ledger.sqlite", "demo", {"command": "demo", "seed": seed}, {"model": model.model}, None
+    ) as run:
+        run_task(console, task, optimizer, meters, settings, Means(run))
 
 
 # ---- optimize

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trace_core.optimizers.report.page import run_page as run_page
     from trace_core.optimizers.report.page import write_run_page as write_run_page
-    from trace_core.optimizers.report.result import write_report as write_report
 
-_HOME = {"run_page": "page", "write_run_page": "page", "write_report": "result"}
+_HOME = {"run_page": "page", "write_run_page": "page"}
 __all__ = sorted(_HOME)
 
 
