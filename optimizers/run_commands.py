@@ -1,4 +1,4 @@
-"""Commands that look into a ledger: ``trace-core runs``, ``show``, ``best`` and ``export``."""
+"""Commands that look into a ledger: ``trace-core runs``, ``show``, ``best``, ``report`` and ``export``."""
 
 from __future__ import annotations
 
@@ -107,6 +107,21 @@ def best(run: str, store: Path, diff: bool) -> None:
         click.echo("\n".join(diff_lines(name, first.get(name), value)))
     if not changed:
         click.echo("no parameter was changed")
+
+
+@click.command()
+@click.argument("run")
+@store_option
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="The file [RUN.html, here]."
+)
+def report(run: str, store: Path, out: Path | None) -> None:
+    """Write a run as one self-contained HTML page: scores, lineage, examples, changes, every rejection, cost."""
+    from trace_core.optimizers.report import write_run_page
+
+    with Ledger.open(store, read_only=True) as ledger:
+        found = Run(ledger, ledger.find_run(run))
+        click.echo(str(write_run_page(found, out or Path(f"{found.id}.html"))))
 
 
 @click.command()

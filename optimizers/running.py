@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trace_core._target import CliError
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.accounting import account
+from trace_core.integrations.store import EventRow
 from trace_core.optimizers.console import RunProgress, print_diffs, score_table
 from trace_core.optimizers.journal import SEED
 from trace_core.optimizers.loop import optimize
-from trace_core.optimizers.report import write_report
+from trace_core.optimizers.report import write_run_page
 from trace_core.optimizers.rollouts import Rollouts, examples
 
 if TYPE_CHECKING:
@@ -153,19 +154,14 @@ def run_task(
     if budget is not None:
         facts.append(f"budget: {budget.describe()}")
     console.print("; ".join(facts), markup=False, highlight=False)
-    with _kept(settings.out, run):
-        report = write_report(
-            settings.out / "report.html",
-            result,
-            title=task.name,
-            facts=[time.strftime("%Y-%m-%d %H:%M"), *facts],
-            names=optimizer.names,
-            scores=scores,
-            trace=trace,
-        )
     console.print(f"best values: {settings.out / 'best.json'}", soft_wrap=True, highlight=False)
-    console.print(f"report: {report}", soft_wrap=True, highlight=False)
     if run is not None:
+        if trace is not None:
+            seen = {"candidate": _best(run), "example": "held-out 0", "trace": trace.to_dict()}
+            run.put_event(EventRow(result.steps + 1, 0, "trace", seen))
+        with _kept(settings.out, run):
+            report = write_run_page(run, settings.out / "report.html")
+        console.print(f"report: {report}", soft_wrap=True, highlight=False)
         ended = result.stopped not in ("interrupted", "error", "budget")
         again = "" if ended else f"; go on with: trace-core resume {run.id}"
         console.print(f"run: {run.id} in {run.ledger.path}{again}", soft_wrap=True, highlight=False, markup=False)

@@ -16,7 +16,7 @@ from trace_core._target import CliError, Workflow, find_parameters, load_object
 from trace_core._version import __version__
 from trace_core.errors import TraceCoreError
 from trace_core.integrations.engines.choose import NAMES
-from trace_core.optimizers.run_commands import best, export, runs, show, store_option
+from trace_core.optimizers.run_commands import best, export, report, runs, show, store_option
 from trace_core.optimizers.run_options import Models, budget_of, budget_options, model_options
 
 if TYPE_CHECKING:
@@ -126,9 +126,14 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None, **options: An
     train, validation, held_out = review_ratings.load(seed)
     optimizer = OptoPrime(workflow, meters["optimizer"], seed=1000 * seed, **review_ratings.OPTIMIZER)
     task = Task("review ratings", Workflow(workflow, train), review_ratings.metric, train, validation, held_out)
-    settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, out or _default_out("demo"))
-    with models.in_force():
-        run_task(console, task, optimizer, meters, settings, Means(budget=budget))
+    folder = out or _default_out("demo")
+    settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, folder)
+    config = {"command": "demo", "seed": seed}
+    with (
+        _recorded(folder / "ledger.sqlite", "demo", config, {"model": model.model}, None) as run,
+        models.in_force(),
+    ):
+        run_task(console, task, optimizer, meters, settings, Means(run, budget))
 
 
 # ---- optimize
@@ -261,7 +266,7 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
 # ---- runs
 
 
-for _command in (runs, show, best, export):
+for _command in (runs, show, best, report, export):
     cli.add_command(_command)
 
 

@@ -113,6 +113,11 @@ class Candidate:
             self._versions = {p: p._candidate(_learning(p, self.values[name])) for p, name in names.items()}
         return self._versions
 
+    def _repr_html_(self) -> str:
+        from trace_core.optimizers.report.notebook import candidate_html
+
+        return candidate_html(self)
+
     def __repr__(self) -> str:
         score = "" if self.score is None else f", {self.score:.3f}"
         return f"Candidate({self.id}: {self.status}{score})"

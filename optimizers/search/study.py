@@ -363,6 +363,11 @@ class Study:
         for parameter, value in checked.items():
             parameter.update(value)
 
+    def _repr_html_(self) -> str:
+        from trace_core.optimizers.report.notebook import study_html
+
+        return study_html(self)
+
     def _tell(self, event: Event) -> None:
         if not isinstance(event, Evaluated):
             self.result.note(event)

@@ -30,7 +30,7 @@ from trace_core.integrations.llm import (
 from trace_core.integrations.store import Ledger
 from trace_core.nodes import LLMCall
 from trace_core.optimizers import OptoPrime, optimize
-from trace_core.optimizers.report import write_report
+from trace_core.optimizers.report import write_run_page
 from trace_core.trace import Trace
 
 LOGGERS = ("trace_core", "openai", "LiteLLM", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "asyncio")
@@ -121,20 +121,11 @@ def test_the_key_is_nowhere(
         result = optimize(
             lambda text: call(word, text), metric, ["a"], optimizer=optimizer, steps=1, max_outages=1, run=run
         )
+        write_run_page(run, tmp_path / "report.html")
     shown += [repr(meter), meter.describe(), str(meter.total), repr(result.history), repr(result.failures)]
     shown += all_of(result.error) if result.error is not None else ()
     shown += [json.dumps(trace.to_dict(), default=repr) for trace in traces]
     shown += [trace.render(budget=4000) for trace in traces]
-    if result.history[:-1]:
-        write_report(
-            tmp_path / "report.html",
-            result,
-            title="canary",
-            names=optimizer.names,
-            facts=[],
-            scores={},
-            trace=next(iter(traces), None),
-        )
     shown += [path.read_bytes().decode("utf-8", "replace") for path in tmp_path.iterdir()]
     shown += [caplog.text, *capfd.readouterr()]
     assert server.requests
