@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from types import MethodType
 from typing import Any
 
 import torch
@@ -76,19 +77,19 @@ def mlp(width: int) -> nn.Module:
 
 
 class Bare:
-    """Takes part in torch's functions and records nothing: what remains is torch's own price for asking."""
+    """Takes part in torch's functions and does nothing: what remains is torch's own price for asking.
 
-    __slots__ = ("tensor",)
+    It answers with the function of arguments that lie ready: nothing is unwrapped, made or kept.
+    """
 
-    def __init__(self, tensor: Any) -> None:
-        self.tensor = tensor
+    __slots__ = ()
+    ready: tuple[Any, ...] = ()
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        plain = [item.tensor if type(item) is cls else item for item in args]
-        if type(args[0]) is list:
-            plain[0] = [item.tensor for item in args[0]]
-        return cls(func(*plain, **(kwargs or {})))
+    def answer(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*Bare.ready, **kwargs) if kwargs else func(*Bare.ready)
+
+
+Bare.__torch_function__ = MethodType(Bare.answer, Bare)  # type: ignore[attr-defined]
 
 
 def operators(device: str, rounds: int) -> list[Row]:
@@ -112,11 +113,13 @@ def operators(device: str, rounds: int) -> list[Row]:
         "layer_norm(x)": lambda x, w: functional.layer_norm(x, (4,)),
         "mean of a chain": chain,
     }
-    node, parameter, bare = tc.node(x), TensorParameter(w), Bare(x)
+    node, parameter, bare = tc.node(x), TensorParameter(w), Bare()
+    ready = {"linear(x, w)": (x, w), "cat([x, x])": ([x, x],), "layer_norm(x)": (x, (4,))}
     rows = []
     for name, step in steps.items():
         count = CHAIN if step is chain else 1
         asked = name.startswith(("torch.", "linear", "gelu", "layer_norm", "cat"))
+        Bare.ready = ready.get(name, (x,))
         eager, recorded, own = in_turns(
             [lambda s=step: s(x, w), lambda s=step: s(node, parameter), lambda s=step, a=asked: s(bare if a else x, w)],
             rounds,
@@ -131,6 +134,7 @@ def operators(device: str, rounds: int) -> list[Row]:
                 "recorded_us": recorded / count * 1e6,
                 "extra_us": (recorded - eager) / count * 1e6,
                 "of_it_torch_us": (own - eager) / count * 1e6 if asked else "-",
+                "ours_us": (recorded - (own if asked else eager)) / count * 1e6,
             }
         )
     return rows
