@@ -113,8 +113,8 @@ class _Probe:
 
 def probe(runner: ProcessRunner, settings: Settings, fork: bool) -> dict[str, Any]:
     """The description of a runner, from calls on it. Raises RunnerError, CandidateError if even those fail."""
-    patient = {"timeout": max(settings.timeout, SECONDS), "cpu": max(settings.cpu, SECONDS)}
-    call = _Caller(runner, replace(settings, imports=None, **patient))
+    timeout, cpu = max(settings.timeout, SECONDS), max(settings.cpu, SECONDS)
+    call = _Caller(runner, replace(settings, imports=None, timeout=timeout, cpu=cpu))
     seen: dict[str, Any] = call(_SOURCE, "look")
     tried = {**dict.fromkeys((*_KERNEL, "shared memory size"), False), **_attempts(call)}
     limits, unlimited = seen.get("limits", {}), seen.get("unlimited")
