@@ -216,14 +216,13 @@ class Rollouts:
         from trace_core.optimizers.remote import check_named, order, rollout
 
         present = {name: values.get(p, p.value) for p, name in self.names.items()}
+        what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score)
         check_named(self.workflow, self.metric)
         if not available():  # calls of language models are refused there
-            what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, None)
-            return engine.submit(rollout, *order(*what)), None
+            return engine.submit(rollout, *order(*what, None)), None
         ticket, channel = self._calls().open(here)
         try:
-            what = (self.workflow, self.metric, present, example.value, example.index, self.failure_score, channel)
-            return engine.submit(rollout, *order(*what)), ticket
+            return engine.submit(rollout, *order(*what, channel)), ticket
         except BaseException:
             self._calls().end(ticket)
             raise

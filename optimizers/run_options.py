@@ -178,11 +178,11 @@ def prices_of(options: Mapping[str, Any]) -> tuple[dict[str, Price], Price | Non
 
     Raises CliError for one of ``--price-in`` and ``--price-out`` alone, and a file that holds no prices.
     """
-    given = options.get("price_in"), options.get("price_out")
-    if (given[0] is None) != (given[1] is None):
-        missing = "--price-out" if given[1] is None else "--price-in"
+    prompt, completion = options.get("price_in"), options.get("price_out")
+    if (prompt is None) != (completion is None):
+        missing = "--price-out" if completion is None else "--price-in"
         raise CliError(f"--price-in and --price-out are given together: {missing} is missing")
-    other = None if given[0] is None else Price(*given)
+    other = None if prompt is None or completion is None else Price(prompt, completion)
     file = options.get("prices")
     if file is None:
         return {}, other
