@@ -69,7 +69,7 @@ class LearnedSolver:
         self.history: list[Round] = []
         self._spent, self._used = 0.0, 0
         self._wanted: tuple[Array, Array] | None = None
-        self._checked = self._warned = False
+        self._checked = self._looked = self._said = False
         self._context = ""
 
     @property
@@ -122,6 +122,8 @@ class LearnedSolver:
         self.search.told(record)
         self._check()
         self._ask()  # at once: between two executions, a state has all there is to go on from
+        if self.stop is not None and not self._said:
+            self._warn_of_no_dependence()
 
     def took(self, record: Record) -> None:
         """An execution made by a user: it counts."""
@@ -143,8 +145,8 @@ class LearnedSolver:
             self._checked, before = True, executions.count
             executions.check_noise()
             self._used += executions.count - before
-        if not self._warned and self.search.designed:
-            self._warned = True
+        if not self._looked and self.search.designed:
+            self._looked = True
             self._warn_of_no_dependence()
 
     def _warn_of_no_dependence(self) -> None:
@@ -157,6 +159,7 @@ class LearnedSolver:
             several = [g for g in groups.values() if len({key for key, _ in g}) > 1]
             enough = len(several) >= 2 and sum(len(g) - 1 for g in several) >= 4
             if enough and all(len({value for _, value in g}) == 1 for g in several):
+                self._said = True
                 warnings.warn(f"the second stage's value did not depend on {name} in any execution", NoDependence, 6)
 
     def _note(self, what: str, total: float) -> None:
@@ -175,7 +178,7 @@ class LearnedSolver:
             "history": [list(astuple(each)) for each in self.history],
             "used": self._used,
             "seconds": self._spent,
-            "checked": [self._checked, self._warned],
+            "checked": [self._checked, self._looked, self._said],
             "stop": self.stop,
         }
 
@@ -188,7 +191,7 @@ class LearnedSolver:
         self._wanted = None if wanted is None else (np.array(wanted[0], float), np.array(wanted[1], float))
         self.history = [Round(*each) for each in state["history"]]
         self._used, self._spent = int(state["used"]), float(state["seconds"])
-        self._checked, self._warned = state["checked"]
+        self._checked, self._looked, self._said = state["checked"]
         self.stop = state["stop"] if state["stop"] == "exhausted" else None
 
     @property

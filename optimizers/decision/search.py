@@ -34,8 +34,7 @@ _RECENT = 6  # worst scenarios that attacks begin from
 _KEPT = 40  # worst scenarios remembered
 _LEADERS = 8  # decisions whose worst scenarios others are measured by
 _CANDIDATES = 24  # of a descent on the network; the local model chooses among them
-_IDLE = 5  # turns without an execution, then something random is executed
-_LARGE = 500  # entries of decision and scenario, beyond which no MILP is tried
+_IDLE, _LARGE = 5, 500  # turns without an execution till one at random; entries of x and xi that forbid a MILP
 _LATE = 0.75  # of the budget: from then on the incumbent is attacked until it has used ...
 _SHARE = 0.08  # ... of the budget by itself: until then, it may be one whose worst case has not been found
 
@@ -106,8 +105,7 @@ class Search:
         self._attack: Attack | None = None
         self._local: LocalModel | None = None
         self._turn = self._idle = 0
-        self._begun = -1  # executions used when the turn began
-        self._confirmed = 0  # turn of the last attack on an incumbent
+        self._begun, self._confirmed = -1, 0  # executions when the turn began; turn of an incumbent's last attack
         self._proposed = True
 
     @property
@@ -225,7 +223,7 @@ class Search:
         """The best of the dropped decisions, if the incumbent has become worse than it."""
         known = [self.worst[key] for key in self.dropped if key not in self.stood]
         best = min(known, key=self.total, default=None)
-        return best.x if best is not None and self.total(best) < self.best_total() else None
+        return None if best is None or self.total(best) >= self.best_total() else best.x
 
     def _random(self) -> list[tuple[Array, Array]]:
         for x in self.proposer.random(20):
@@ -335,19 +333,18 @@ class Search:
         return self.problem.value_of(record.x) + record.value
 
     def tried(self) -> dict[bytes, Record]:
-        """Of decisions that stood an attack, the worst records."""
+        """The worst records of decisions that stood an attack."""
         return {key: self.worst[key] for key in self.stood if math.isfinite(self.worst[key].value)}
 
     def incumbent(self) -> Array | None:
         """The decision whose worst executed scenario is best, of those that stood an attack."""
-        tried = self.tried()
-        return min(tried.values(), key=self.total).x if tried else None
+        best = min(self.tried().values(), key=self.total, default=None)
+        return None if best is None else best.x
 
     def answer(self) -> Array | None:
-        """The best decision of those whose worst case was looked for about as long as that of any.
+        """The best decision of those attacked for long: else one would win because its worst case was not looked for.
 
-        Else one that was attacked little would win because it was: by ``_SHARE``, half of it is enough. Without such a
-        decision, the incumbent; without that, the best of all that were executed.
+        Without such a decision, the incumbent; without that, the best of all that were executed.
         """
         xi, tried = self.problem.uncertainty, self.tried()
         enough = min(_SHARE * self.budget / 2, len(xi.vectors) if isinstance(xi, Scenarios) else math.inf)
@@ -360,7 +357,7 @@ class Search:
 
     def best_total(self) -> float:
         """Its total; infinite without one."""
-        return min((self.total(record) for record in self.tried().values()), default=math.inf)
+        return min(map(self.total, self.tried().values()), default=math.inf)
 
     # ---- state
 
