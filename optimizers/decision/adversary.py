@@ -13,7 +13,7 @@ from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios, UncertaintySet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trace_core.nodes.decision.checks import Array
     from trace_core.nodes.decision.stage import MilpStage
@@ -32,6 +32,14 @@ class Attack:
     lower: float
     upper: float
     xi: Array
+
+
+class FixedRecourse(Protocol):
+    """The recourse of one decision."""
+
+    def best(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+        """See FixedStage."""
+        ...
 
 
 class Adversary(Protocol):
@@ -57,19 +65,23 @@ class Adversary(Protocol):
         ...
 
 
-def adversary_for(stage: MilpStage, xi: UncertaintySet) -> Adversary:
+def adversary_for(
+    stage: MilpStage, xi: UncertaintySet, fixed: Callable[[Array], FixedRecourse] | None = None
+) -> Adversary:
     """The exact adversary for this kind of uncertainty.
+
+    ``fixed`` solves the recourse of a decision faster than ``stage.fixed``.
 
     Raises InvalidProblem where there is none: uncertain rows with a recourse that is not purely integer and bounded.
     """
     if isinstance(xi, Scenarios):
-        return ScenarioAdversary(stage, xi)
+        return ScenarioAdversary(stage, xi, fixed or stage.fixed)
     if not stage.uncertain_rows:
         return ConcaveAdversary(stage, xi)
     from trace_core.optimizers.decision.nested import NestedAdversary
 
     if bool(stage.integer.all()) and bool(np.isfinite(stage.low).all() and np.isfinite(stage.high).all()):
-        return NestedAdversary(stage, xi)
+        return NestedAdversary(stage, xi, fixed or stage.fixed)
     raise InvalidProblem(
         "recourse",
         "has rows that depend on xi and reactions that are not bounded integers: no exact worst case is known here. "
@@ -80,8 +92,8 @@ def adversary_for(stage: MilpStage, xi: UncertaintySet) -> Adversary:
 class ScenarioAdversary:
     """Finitely many scenarios: each is tried."""
 
-    def __init__(self, stage: MilpStage, xi: Scenarios) -> None:
-        self.stage, self.xi = stage, xi
+    def __init__(self, stage: MilpStage, xi: Scenarios, fixed: Callable[[Array], FixedRecourse]) -> None:
+        self.stage, self.xi, self._fixed = stage, xi, fixed
 
     def attack(
         self,
@@ -93,7 +105,7 @@ class ScenarioAdversary:
         deadline: float = math.inf,
     ) -> Attack:
         """See Adversary."""
-        fixed = self.stage.fixed(x)
+        fixed = self._fixed(x)
         worst, at = -math.inf, self.xi.vectors[0]
         for vector in [*known, *self.xi.vectors]:
             value, _ = fixed.best(vector)

@@ -10,6 +10,7 @@ from trace_core.errors import ParameterError
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import DecisionError, ModelMismatch, SolverError
 from trace_core.optimizers.decision.adversary import Attack, adversary_for
+from trace_core.optimizers.decision.listed import listed
 from trace_core.optimizers.decision.main_problem import MainProblem
 from trace_core.optimizers.decision.result import Certificate, RobustResult, Round
 
@@ -57,8 +58,9 @@ class ExactSolver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem, self.gap, self.seconds = problem, gap, seconds
-        self.main = MainProblem(problem, stage, seed)
-        self.adversary = adversary_for(stage, problem.uncertainty)
+        self._listed = listed(problem, stage)
+        self.main = self._listed or MainProblem(problem, stage, seed)
+        self.adversary = adversary_for(stage, problem.uncertainty, self._listed.fixed if self._listed else None)
         self.bound, self.best = -math.inf, math.inf  # of the minimised problem
         self.x: Array | None = None
         self.xi: Array | None = None
@@ -104,7 +106,7 @@ class ExactSolver:
                 raise SolverError(f"no decision was found within {self.seconds:g} seconds", "limit")
             self.stop = "time"
             return
-        if self.problem.binary and self.x is not None and self._wide:
+        if self.problem.binary and self.x is not None and self._wide and not self._listed:
             self._nearby()
             return
         self._wide = True
@@ -149,7 +151,7 @@ class ExactSolver:
         self._note(f"decision promised {first + promised:g}, worst case {first + attack.lower:g}")
         if self._closed():
             return
-        if self.problem.binary and improved:
+        if self.problem.binary and improved and not self._listed:
             self._polish()
         known = any(np.array_equal(attack.xi, xi) for xi in self.main.scenarios)
         if not known and attack.lower > promised:
