@@ -66,10 +66,11 @@ class Model:
     Args:
         maximise: the sense.
         seed: for HiGHS.
+        small: few integers, which branching settles at once: no feasibility jump before, which takes longer than that.
     """
 
-    def __init__(self, *, maximise: bool = False, seed: int = 0) -> None:
-        self.maximise, self.seed, self.offset = maximise, seed, 0.0
+    def __init__(self, *, maximise: bool = False, seed: int = 0, small: bool = False) -> None:
+        self.maximise, self.seed, self.small, self.offset = maximise, seed, small, 0.0
         self._low: list[Array] = []
         self._high: list[Array] = []
         self._cost: list[Array] = []
@@ -211,6 +212,8 @@ class Model:
         highspy = require("highspy", extra="milp")
         if self._highs is None:
             self._highs = _quiet(highspy, self.seed)
+            if self.small:
+                self._highs.setOptionValue("mip_heuristic_run_feasibility_jump", False)
             self._passed = self._given = 0
             self._highs.passModel(self._lp(highspy))
         if self._passed < len(self._rows):

@@ -76,7 +76,8 @@ class MilpStage:
         self.low = spread("recourse: low", low, self.ny, infinite=True)
         self.high = spread("recourse: high", high, self.ny, infinite=True)
         ordered("recourse", self.low, self.high)
-        self.uncertain_rows = bool(self.H.any() or self.T_xi.any() or self.W_xi.any())
+        self.moving = self.H.any(axis=1) | self.T_xi.any(axis=(0, 2)) | self.W_xi.any(axis=(0, 2))  # rows with xi
+        self.uncertain_rows = bool(self.moving.any())
 
     @staticmethod
     def _optional(name: str, value: Any, shape: tuple[int, ...]) -> Array:
@@ -175,7 +176,7 @@ class FixedStage:
     def _model(self, xi: Array) -> tuple[Model, Columns]:
         if self._kept is not None and not self.stage.uncertain_rows:
             return self._kept
-        stage, model = self.stage, Model()
+        stage, model = self.stage, Model(small=True)
         of_x, of_y, right = stage.rows(xi)
         y = model.add_columns(stage.ny, stage.low, stage.high, integer=stage.integer)
         if stage.m:

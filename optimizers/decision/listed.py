@@ -39,7 +39,7 @@ class ListedProblem:
         every = _grid(problem.low, problem.high)
         self._x = np.array([x for x in every if problem.allows(x)]).reshape(-1, problem.size)
         self._y = _grid(stage.low, stage.high)
-        steady = ~(stage.H.any(axis=1) | stage.T_xi.any(axis=(0, 2)) | stage.W_xi.any(axis=(0, 2)))
+        steady = ~stage.moving
         used, right = self._y @ stage.W[steady].T, stage.h[steady]
         limit = right + 1e-7 * np.maximum(1.0, np.abs(right))
         pairs = [np.flatnonzero((used + stage.T[steady] @ x <= limit).all(axis=1)) for x in self._x]
@@ -48,7 +48,6 @@ class ListedProblem:
             raise ValueError("too many pairs of decisions and reactions")
         self._pairs: NDArray[np.intp] = np.concatenate([*pairs, np.empty(0, dtype=np.intp)]).astype(np.intp)
         self._owner = np.repeat(np.arange(len(pairs)), np.diff(self._starts))
-        self._moving = ~steady
         self._promised = np.full(len(self._x), -math.inf)  # of each decision: its worst value over the scenarios
         self._first = self._x @ problem.cost + problem.constant
         self._open = np.ones(len(self._x), dtype=bool)
@@ -70,7 +69,7 @@ class ListedProblem:
     def _costs(self, xi: Array, pairs: slice) -> Array:
         """Of the reactions in these pairs, infinite where a row is broken."""
         stage = self.stage
-        of_x, of_y, right = (each[self._moving] for each in stage.rows(xi))
+        of_x, of_y, right = (each[stage.moving] for each in stage.rows(xi))
         limit = right + 1e-7 * np.maximum(1.0, np.abs(right))
         costs = (self._y @ stage.costs(xi)[0])[self._pairs[pairs]]
         for row, side, high in zip(of_x, of_y, limit, strict=True):
@@ -98,6 +97,13 @@ class ListedProblem:
             return Solution("infeasible", np.empty(0), math.nan, math.nan, 0.0)
         values = np.append(self._x[best], self._promised[best])
         return Solution("optimal", values, float(totals[best]), float(totals[best]), 0.0)
+
+    def forget_necessary(self) -> bool:
+        """See MainProblem."""
+        return False
+
+    def static(self, seconds: float) -> None:
+        """See MainProblem; the table is as fast."""
 
     def fixed(self, x: Array) -> ListedStage:
         """The recourse of one decision."""

@@ -74,13 +74,16 @@ class NestedAdversary:
                 return Attack(lower, max(upper, lower), best)
             choice = pool.choice(node.xi, node.theta - max(node.theta - lower, tolerance) / 4, node.decided)
             if choice is None:
-                value, reaction = fixed.best(node.xi)
-                if value > lower:
-                    lower, best = value, node.xi
-                if reaction is None or lower > enough:
-                    return Attack(lower, math.inf, best)
-                self._keep(reaction)
-                choice = pool.add(reaction)
+                for within in (max(node.theta - lower, tolerance) / 4, tolerance / 2):
+                    value, reaction = fixed.best(node.xi, within)
+                    if value > lower:
+                        lower, best = value, node.xi
+                    if reaction is None or lower > enough:
+                        return Attack(lower, math.inf, best)
+                    self._keep(reaction)
+                    choice = pool.add(reaction)
+                    if value >= node.theta - tolerance or pool.cost(choice, node.xi) < node.theta - tolerance / 4:
+                        break
                 if value >= node.theta - tolerance or choice in node.decided:
                     search.close()
                     continue
@@ -150,6 +153,10 @@ class _Pool:
         self._index[y.tobytes()] = len(self.bases) - 1
         self._stacked = ()
         return len(self.bases) - 1
+
+    def cost(self, reaction: int, xi: Array) -> float:
+        """Of a reaction, by its index."""
+        return self.bases[reaction] + float(self.slopes[reaction] @ xi)
 
     def choice(self, xi: Array, below: float, decided: Mapping[int, Any]) -> int | None:
         """The reaction to branch on: undecided, allowed at ``xi``, cheaper than ``below``, and both by much."""
