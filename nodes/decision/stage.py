@@ -132,28 +132,31 @@ class FixedStage:
         self.stage, self.x = stage, x
         self._kept: tuple[Model, Columns] | None = None
 
-    def best(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+    def best(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
         """(proven lower bound on the least cost, a reaction), (inf, None) if there is no reaction.
 
         Args:
             within: how far above the bound the reaction's cost may be.
+            seconds: wall time; at its end, the reaction may be None beside a finite bound, or further above it.
 
         Raises InvalidProblem if costs have no lower bound; SolverError if the solver fails.
         """
         if self.stage.reaction is not None:
             return self._trusted(self.stage.reaction, xi)
-        return self.solved(xi, within)
+        return self.solved(xi, within, seconds)
 
-    def solved(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+    def solved(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
         """``best``, always by the MILP solver."""
         model, y = self._model(xi)
         cost_y, cost_x = self.stage.costs(xi)
         model.set_costs(y, cost_y)
-        solution = model.solve(absolute_gap=within)
+        solution = model.solve(absolute_gap=within, seconds=seconds)
         if solution.status == "infeasible":
             return math.inf, None
         if solution.status == "unbounded":
             raise InvalidProblem("recourse", f"has no bound on its value for x={self.x!r:.80}, xi={xi!r:.80}")
+        if not solution and math.isfinite(seconds):
+            return float(solution.bound + cost_x @ self.x), None
         if not solution:
             raise SolverError("a recourse problem", solution.status)
         values = solution[y]

@@ -34,10 +34,15 @@ class Attack:
     xi: Array
 
 
+def until(deadline: float) -> float:
+    """Seconds left for one solve; none at all would not even show whether there is a reaction."""
+    return deadline if math.isinf(deadline) else max(deadline - time.monotonic(), 0.02)
+
+
 class FixedRecourse(Protocol):
     """The recourse of one decision."""
 
-    def best(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+    def best(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
         """See FixedStage."""
         ...
 
@@ -108,10 +113,10 @@ class ScenarioAdversary:
         fixed = self._fixed(x)
         worst, at = -math.inf, self.xi.vectors[0]
         for vector in [*known, *self.xi.vectors]:
-            value, _ = fixed.best(vector)
+            value, reaction = fixed.best(vector, seconds=until(deadline))
             if value > worst:
                 worst, at = value, vector
-            if worst > enough:
+            if worst > enough or reaction is None:
                 return Attack(worst, math.inf, at)
             if time.monotonic() > deadline:
                 return Attack(worst, math.inf, at)
@@ -163,11 +168,11 @@ class ConcaveAdversary:
         if len(usable):
             cut(usable)
         for vector in [*known, center] if not len(usable) else known:
-            value, reaction = fixed.best(vector)
+            value, reaction = fixed.best(vector, seconds=until(deadline))
             if value > lower:
                 lower, best = value, vector
             if reaction is None:
-                return Attack(math.inf, math.inf, vector)
+                return Attack(lower, math.inf, best)
             if lower > enough:
                 return Attack(lower, math.inf, best)
             self._keep(reaction)
@@ -183,11 +188,11 @@ class ConcaveAdversary:
                 point = far
             within = finest if fine or math.isinf(lower) else max(finest, (upper - lower) / 10)
             for query in (point, far):
-                value, reaction = fixed.best(query, within)
+                value, reaction = fixed.best(query, within, until(deadline))
                 if value > lower:
                     lower, best = value, query
                 if reaction is None:
-                    return Attack(math.inf, math.inf, query)
+                    return Attack(lower, math.inf if math.isinf(lower) else max(upper, lower), best)
                 if lower > enough:
                     return Attack(lower, math.inf, best)
                 self._keep(reaction)

@@ -234,7 +234,11 @@ class ExactSolver:
         seen = self._seen.get(x.tobytes())
         if seen is not None and seen.upper - seen.lower <= self._slack():
             return seen
-        enough, tolerance, left = self.best - first, self._slack() / 4, max(self._left(), 1.0 if self.x is None else 0.1)
+        enough, tolerance, left = (
+            self.best - first,
+            self._slack() / 4,
+            max(self._left(), 1.0 if self.x is None else 0.1),
+        )
         if self.main.stage.uncertain_rows and seen is None and self.x is not None:
             # a worst case is dear here: none closer than what is still open, until the decision is proposed again
             tolerance, left = max(tolerance, 0.05 * (self.best - self.bound)), max(0.2 * left, 0.1)

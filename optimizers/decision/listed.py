@@ -115,16 +115,16 @@ class ListedStage:
 
     def __init__(self, listed: ListedProblem, x: Array, index: int) -> None:
         self._listed, self.x = listed, x
-        self._mine = slice(int(listed._starts[index]), int(listed._starts[index + 1]))  # noqa: SLF001 - its other half
+        self._mine = slice(int(listed._starts[index]), int(listed._starts[index + 1]))
 
-    def best(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+    def best(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
         """(least cost, a reaction that has it), (inf, None) if there is no reaction."""
         listed = self._listed
-        costs = listed._costs(xi, self._mine)  # noqa: SLF001 - its other half
+        costs = listed._costs(xi, self._mine)
         best = int(np.argmin(costs)) if len(costs) else -1
         if best < 0 or math.isinf(costs[best]):
             return math.inf, None
-        reaction: Array = listed._y[listed._pairs[self._mine][best]]  # noqa: SLF001 - its other half
+        reaction: Array = listed._y[listed._pairs[self._mine][best]]
         return float(costs[best] + listed.stage.costs(xi)[1] @ self.x), reaction
 
 

@@ -173,9 +173,7 @@ def always(
     span, slack = xi.high - xi.low, xi.right - xi.matrix @ xi.low  # xi = low + z, 0 <= z <= span, matrix z <= slack
     fixed = np.zeros(xi.size) if slope is None else slope
     prices, caps = model.add_columns(len(xi.matrix)), model.add_columns(xi.size)
-    model.add_rows(
-        [(prices, xi.matrix.T), (caps, np.eye(xi.size)), *((v, -steep) for v, steep, _ in parts)], low=fixed
-    )
+    model.add_rows([(prices, xi.matrix.T), (caps, np.eye(xi.size)), *((v, -steep) for v, steep, _ in parts)], low=fixed)
     model.add_rows(
         [(prices, slack), (caps, span), *((v, steep.T @ xi.low - r) for v, steep, r in parts)],
         high=right - fixed @ xi.low,

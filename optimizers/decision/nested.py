@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import SolverError
 from trace_core.nodes.decision.milp import Model
-from trace_core.optimizers.decision.adversary import Attack
+from trace_core.optimizers.decision.adversary import Attack, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +59,7 @@ class NestedAdversary:
         fixed = self._fixed(x)
         lower, best = -math.inf, self.xi.center
         for vector in [*known, self.xi.center]:
-            value, reaction = fixed.best(vector)
+            value, reaction = fixed.best(vector, tolerance / 4, until(deadline))
             if value > lower:
                 lower, best = value, vector
             if lower > enough or reaction is None:
@@ -75,11 +75,11 @@ class NestedAdversary:
             choice = pool.choice(node.xi, node.theta - max(node.theta - lower, tolerance) / 4, node.decided)
             if choice is None:
                 for within in (max(node.theta - lower, tolerance) / 4, tolerance / 2):
-                    value, reaction = fixed.best(node.xi, within)
+                    value, reaction = fixed.best(node.xi, within, until(deadline))
                     if value > lower:
                         lower, best = value, node.xi
                     if reaction is None or lower > enough:
-                        return Attack(lower, math.inf, best)
+                        return Attack(lower, math.inf if math.isinf(lower) or lower > enough else upper, best)
                     self._keep(reaction)
                     choice = pool.add(reaction)
                     if value >= node.theta - tolerance or pool.cost(choice, node.xi) < node.theta - tolerance / 4:
