@@ -73,6 +73,8 @@ class ExactSolver:
         self._begun = False
         self._wide, self._radius = False, 4  # whether the last round looked everywhere; how far the others look
         self._clock, self._spent, self._began = clock, 0.0, 0.0
+        self._checked: set[tuple[bytes, bytes]] = set()
+        self._reserve = 0.0  # seconds kept for the check of the answer: as long as the longest one took
         if not self.main.relaxed:
             self.main.add(problem.uncertainty.center)
 
@@ -89,6 +91,8 @@ class ExactSolver:
         self._began = self._clock()
         try:
             self._round()
+            if self.x is not None and self.xi is not None and (self.stop or not self._checked):
+                self._check(self.x, self.xi)
         finally:
             self._spent += self._clock() - self._began
             self._began = 0.0
@@ -99,7 +103,16 @@ class ExactSolver:
         return self._spent + (self._clock() - self._began if self._began else 0.0)
 
     def _left(self) -> float:
-        return self.seconds - self.elapsed
+        return self.seconds - self.elapsed - self._reserve
+
+    def _check(self, x: Array, xi: Array) -> None:
+        """``check_reaction``, once for each pair."""
+        key = (x.tobytes(), xi.tobytes())
+        if key not in self._checked:
+            began = self._clock()
+            check_reaction(self.main.stage, x, xi)
+            self._checked.add(key)
+            self._reserve = max(self._reserve, min(self._clock() - began, 0.2 * self.seconds))
 
     def _round(self) -> None:
         if self._left() <= (0 if self.x is None else min(0.5, 0.05 * self.seconds)):  # a solve may run over by so much
@@ -112,7 +125,8 @@ class ExactSolver:
             return
         if not self._begun:
             self._begun = True
-            self._static()
+            if self.main.stage.uncertain_rows:
+                self._static()
         self._wide = True
         share = self._left() * (0.6 if self.x is None else 0.5)
         solution = self.main.solve(max(share, 0.2), self._precision)
@@ -183,7 +197,7 @@ class ExactSolver:
             self.main.add(attack.xi)
         settled = first + attack.lower > self.best or attack.upper - attack.lower <= self._slack() / 4
         if self.problem.binary and (settled or math.isinf(attack.lower)):
-            check_reaction(self.main.stage, x, attack.xi)  # what is cut off must be proven to be no better
+            self._check(x, attack.xi)  # what is cut off must be proven to be no better
             self.main.exclude(x)
         elif again and known and solved and self._precision <= _FINEST:
             self.stop = "stalled"
@@ -310,7 +324,7 @@ class ExactSolver:
         """The incumbent. Raises SolverError if there is none yet."""
         if self.x is None or self.xi is None:
             raise SolverError("no decision has been verified yet", "running")
-        check_reaction(self.main.stage, self.x, self.xi)
+        self._check(self.x, self.xi)
         sign, ends = self.problem.sign, (self.bound, self.best)
         gap = self._relative_gap()
         lower, upper = (sign * ends[0], sign * ends[1]) if sign > 0 else (-ends[1], -ends[0])
