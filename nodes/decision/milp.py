@@ -66,18 +66,21 @@ class Model:
     Args:
         maximise: the sense.
         seed: for HiGHS.
+        small: few integers, which branching settles at once: no feasibility jump before, which takes longer than that.
     """
 
-    def __init__(self, *, maximise: bool = False, seed: int = 0) -> None:
-        self.maximise, self.seed, self.offset = maximise, seed, 0.0
+    def __init__(self, *, maximise: bool = False, seed: int = 0, small: bool = False) -> None:
+        self.maximise, self.seed, self.small, self.offset = maximise, seed, small, 0.0
         self._low: list[Array] = []
         self._high: list[Array] = []
         self._cost: list[Array] = []
         self._integer: list[NDArray[np.bool_]] = []
-        self._rows: list[tuple[Array, Array, NDArray[np.int32], NDArray[np.int32], Array]] = []
+        self._row_low: list[Array] = []
+        self._row_high: list[Array] = []
+        self._rows: list[tuple[NDArray[np.int32], NDArray[np.int32], Array]] = []
         self._highs: Any = None
-        self._passed = 0  # blocks of rows that HiGHS has
-        self.columns = 0
+        self._passed = self._given = 0  # blocks of rows, and rows, that HiGHS has
+        self.columns = self.rows = 0
 
     def add_columns(
         self, count: int, low: Any = 0.0, high: Any = math.inf, *, integer: Any = False, cost: Any = 0.0
@@ -93,15 +96,21 @@ class Model:
         first, self.columns, self._highs = self.columns, self.columns + count, None
         return np.arange(first, self.columns, dtype=np.int32)
 
-    def add_rows(self, terms: Sequence[Term], low: Any = -math.inf, high: Any = math.inf) -> None:
-        """``low <= sum of matrix @ columns <= high``; a vector as matrix is one row. Terms must not share columns."""
+    def add_rows(self, terms: Sequence[Term], low: Any = -math.inf, high: Any = math.inf) -> Columns:
+        """``low <= sum of matrix @ columns <= high``; a vector as matrix is one row. Terms must not share columns.
+
+        Returns the indices of the rows.
+        """
         blocks = [(columns, np.atleast_2d(np.asarray(matrix, dtype=np.float64))) for columns, matrix in terms]
         matrix = _known(np.concatenate([block for _, block in blocks], axis=1))
         columns = np.concatenate([np.asarray(c, dtype=np.int32) for c, _ in blocks])
         row, position = np.nonzero(matrix)
         starts = np.searchsorted(row, np.arange(len(matrix))).astype(np.int32)
-        bounds = [_known(np.broadcast_to(np.asarray(v, dtype=np.float64), (len(matrix),)).copy()) for v in (low, high)]
-        self._rows.append((bounds[0], bounds[1], starts, columns[position], matrix[row, position]))
+        for store, bound in ((self._row_low, low), (self._row_high, high)):
+            store.append(_known(np.broadcast_to(np.asarray(bound, dtype=np.float64), (len(matrix),)).copy()))
+        self._rows.append((starts, columns[position], matrix[row, position]))
+        first, self.rows = self.rows, self.rows + len(matrix)
+        return np.arange(first, self.rows, dtype=np.int32)
 
     def set_costs(self, columns: Columns, cost: Any) -> None:
         """New costs for some columns."""
@@ -123,6 +132,17 @@ class Model:
     def is_integer(self, column: int) -> bool:
         """Whether a column is integer."""
         return bool(self._flat(self._integer)[column])
+
+    def set_row_bounds(self, rows: Columns, low: Any, high: Any) -> None:
+        """New sides for some rows, by their indices."""
+        if not len(rows):
+            return
+        lows, highs = self._flat(self._row_low), self._flat(self._row_high)
+        lows[rows], highs[rows] = low, high
+        self._row_low, self._row_high = [lows], [highs]
+        if self._highs is not None:
+            chosen = np.ascontiguousarray(rows[rows < self._given], dtype=np.int32)  # the others are not there yet
+            self._highs.changeRowsBounds(len(chosen), chosen, lows[chosen], highs[chosen])
 
     @property
     def has_integers(self) -> bool:
@@ -189,7 +209,9 @@ class Model:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def _empty(self) -> Solution:
-        possible = all((low <= 1e-9).all() and (high >= -1e-9).all() for low, high, *_ in self._rows)
+        possible = all((low <= 1e-9).all() for low in self._row_low) and all(
+            (high >= -1e-9).all() for high in self._row_high
+        )
         if possible:
             return Solution("optimal", np.empty(0), self.offset, self.offset, 0.0)
         return Solution("infeasible", np.empty(0), math.nan, math.nan, 0.0)
@@ -199,21 +221,27 @@ class Model:
         highspy = require("highspy", extra="milp")
         if self._highs is None:
             self._highs = _quiet(highspy, self.seed)
-            self._passed = 0
+            if self.small:
+                self._highs.setOptionValue("mip_heuristic_run_feasibility_jump", False)
+            self._passed = self._given = 0
             self._highs.passModel(self._lp(highspy))
-        for low, high, starts, indices, values in self._rows[self._passed :]:
-            self._highs.addRows(len(low), low, high, len(indices), starts, indices, values)
-        self._passed = len(self._rows)
+        if self._passed < len(self._rows):
+            lows, highs = self._flat(self._row_low), self._flat(self._row_high)
+            for starts, indices, values in self._rows[self._passed :]:
+                mine = slice(self._given, self._given + len(starts))
+                self._highs.addRows(len(starts), lows[mine], highs[mine], len(indices), starts, indices, values)
+                self._given += len(starts)
+            self._passed = len(self._rows)
         self._highs.changeObjectiveOffset(self.offset)
         return self._highs
 
     def _lp(self, highspy: Any) -> Any:
         lp = highspy.HighsLp()
-        low, high, _, indices, values = (
-            np.concatenate([block[k] for block in self._rows] or [np.empty(0, dtype=np.float64)]) for k in range(5)
-        )
+        nothing = [np.empty(0, dtype=np.float64)]
+        indices, values = (np.concatenate([block[k] for block in self._rows] or nothing) for k in (1, 2))
+        low, high = (np.concatenate(blocks or nothing) for blocks in (self._row_low, self._row_high))
         lengths = np.concatenate(
-            [np.diff(np.append(block[2], len(block[3]))) for block in self._rows] or [np.empty(0, dtype=np.int64)]
+            [np.diff(np.append(block[0], len(block[1]))) for block in self._rows] or [np.empty(0, dtype=np.int64)]
         )
         lp.num_col_, lp.num_row_ = self.columns, len(low)
         lp.col_cost_, lp.offset_ = self._flat(self._cost), self.offset
@@ -228,7 +256,7 @@ class Model:
         if integer.any():
             kinds = highspy.HighsVarType
             lp.integrality_ = [kinds.kInteger if each else kinds.kContinuous for each in integer]
-        self._passed = len(self._rows)
+        self._passed, self._given = len(self._rows), self.rows
         return lp
 
     def _which(self, highs: Any) -> str:

@@ -76,7 +76,8 @@ class MilpStage:
         self.low = spread("recourse: low", low, self.ny, infinite=True)
         self.high = spread("recourse: high", high, self.ny, infinite=True)
         ordered("recourse", self.low, self.high)
-        self.uncertain_rows = bool(self.H.any() or self.T_xi.any() or self.W_xi.any())
+        self.moving = self.H.any(axis=1) | self.T_xi.any(axis=(0, 2)) | self.W_xi.any(axis=(0, 2))  # rows with xi
+        self.uncertain_rows = bool(self.moving.any())
 
     @staticmethod
     def _optional(name: str, value: Any, shape: tuple[int, ...]) -> Array:
@@ -131,28 +132,31 @@ class FixedStage:
         self.stage, self.x = stage, x
         self._kept: tuple[Model, Columns] | None = None
 
-    def best(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+    def best(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
         """(proven lower bound on the least cost, a reaction), (inf, None) if there is no reaction.
 
         Args:
             within: how far above the bound the reaction's cost may be.
+            seconds: wall time; at its end, the reaction may be None beside a finite bound, or further above it.
 
         Raises InvalidProblem if costs have no lower bound; SolverError if the solver fails.
         """
         if self.stage.reaction is not None:
             return self._trusted(self.stage.reaction, xi)
-        return self.solved(xi, within)
+        return self.solved(xi, within, seconds)
 
-    def solved(self, xi: Array, within: float = 0.0) -> tuple[float, Array | None]:
+    def solved(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
         """``best``, always by the MILP solver."""
         model, y = self._model(xi)
         cost_y, cost_x = self.stage.costs(xi)
         model.set_costs(y, cost_y)
-        solution = model.solve(absolute_gap=within)
+        solution = model.solve(absolute_gap=within, seconds=seconds)
         if solution.status == "infeasible":
             return math.inf, None
         if solution.status == "unbounded":
             raise InvalidProblem("recourse", f"has no bound on its value for x={self.x!r:.80}, xi={xi!r:.80}")
+        if not solution and math.isfinite(seconds):
+            return float(solution.bound + cost_x @ self.x), None
         if not solution:
             raise SolverError("a recourse problem", solution.status)
         values = solution[y]
@@ -175,7 +179,7 @@ class FixedStage:
     def _model(self, xi: Array) -> tuple[Model, Columns]:
         if self._kept is not None and not self.stage.uncertain_rows:
             return self._kept
-        stage, model = self.stage, Model()
+        stage, model = self.stage, Model(small=True)
         of_x, of_y, right = stage.rows(xi)
         y = model.add_columns(stage.ny, stage.low, stage.high, integer=stage.integer)
         if stage.m:

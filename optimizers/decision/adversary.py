@@ -13,7 +13,7 @@ from trace_core.nodes.decision.milp import Model
 from trace_core.nodes.decision.uncertainty import Scenarios, UncertaintySet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trace_core.nodes.decision.checks import Array
     from trace_core.nodes.decision.stage import MilpStage
@@ -32,6 +32,19 @@ class Attack:
     lower: float
     upper: float
     xi: Array
+
+
+def until(deadline: float) -> float:
+    """Seconds left for one solve; none at all would not even show whether there is a reaction."""
+    return deadline if math.isinf(deadline) else max(deadline - time.monotonic(), 0.02)
+
+
+class FixedRecourse(Protocol):
+    """The recourse of one decision."""
+
+    def best(self, xi: Array, within: float = 0.0, seconds: float = math.inf) -> tuple[float, Array | None]:
+        """See FixedStage."""
+        ...
 
 
 class Adversary(Protocol):
@@ -57,19 +70,23 @@ class Adversary(Protocol):
         ...
 
 
-def adversary_for(stage: MilpStage, xi: UncertaintySet) -> Adversary:
+def adversary_for(
+    stage: MilpStage, xi: UncertaintySet, fixed: Callable[[Array], FixedRecourse] | None = None
+) -> Adversary:
     """The exact adversary for this kind of uncertainty.
+
+    ``fixed`` solves the recourse of a decision faster than ``stage.fixed``.
 
     Raises InvalidProblem where there is none: uncertain rows with a recourse that is not purely integer and bounded.
     """
     if isinstance(xi, Scenarios):
-        return ScenarioAdversary(stage, xi)
+        return ScenarioAdversary(stage, xi, fixed or stage.fixed)
     if not stage.uncertain_rows:
         return ConcaveAdversary(stage, xi)
     from trace_core.optimizers.decision.nested import NestedAdversary
 
     if bool(stage.integer.all()) and bool(np.isfinite(stage.low).all() and np.isfinite(stage.high).all()):
-        return NestedAdversary(stage, xi)
+        return NestedAdversary(stage, xi, fixed or stage.fixed)
     raise InvalidProblem(
         "recourse",
         "has rows that depend on xi and reactions that are not bounded integers: no exact worst case is known here. "
@@ -80,8 +97,8 @@ def adversary_for(stage: MilpStage, xi: UncertaintySet) -> Adversary:
 class ScenarioAdversary:
     """Finitely many scenarios: each is tried."""
 
-    def __init__(self, stage: MilpStage, xi: Scenarios) -> None:
-        self.stage, self.xi = stage, xi
+    def __init__(self, stage: MilpStage, xi: Scenarios, fixed: Callable[[Array], FixedRecourse]) -> None:
+        self.stage, self.xi, self._fixed = stage, xi, fixed
 
     def attack(
         self,
@@ -93,13 +110,13 @@ class ScenarioAdversary:
         deadline: float = math.inf,
     ) -> Attack:
         """See Adversary."""
-        fixed = self.stage.fixed(x)
+        fixed = self._fixed(x)
         worst, at = -math.inf, self.xi.vectors[0]
         for vector in [*known, *self.xi.vectors]:
-            value, _ = fixed.best(vector)
+            value, reaction = fixed.best(vector, seconds=until(deadline))
             if value > worst:
                 worst, at = value, vector
-            if worst > enough:
+            if worst > enough or reaction is None:
                 return Attack(worst, math.inf, at)
             if time.monotonic() > deadline:
                 return Attack(worst, math.inf, at)
@@ -151,11 +168,11 @@ class ConcaveAdversary:
         if len(usable):
             cut(usable)
         for vector in [*known, center] if not len(usable) else known:
-            value, reaction = fixed.best(vector)
+            value, reaction = fixed.best(vector, seconds=until(deadline))
             if value > lower:
                 lower, best = value, vector
             if reaction is None:
-                return Attack(math.inf, math.inf, vector)
+                return Attack(lower, math.inf, best)
             if lower > enough:
                 return Attack(lower, math.inf, best)
             self._keep(reaction)
@@ -171,11 +188,11 @@ class ConcaveAdversary:
                 point = far
             within = finest if fine or math.isinf(lower) else max(finest, (upper - lower) / 10)
             for query in (point, far):
-                value, reaction = fixed.best(query, within)
+                value, reaction = fixed.best(query, within, until(deadline))
                 if value > lower:
                     lower, best = value, query
                 if reaction is None:
-                    return Attack(math.inf, math.inf, query)
+                    return Attack(lower, math.inf if math.isinf(lower) else max(upper, lower), best)
                 if lower > enough:
                     return Attack(lower, math.inf, best)
                 self._keep(reaction)

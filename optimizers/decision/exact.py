@@ -10,6 +10,7 @@ from trace_core.errors import ParameterError
 from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import DecisionError, ModelMismatch, SolverError
 from trace_core.optimizers.decision.adversary import Attack, adversary_for
+from trace_core.optimizers.decision.listed import listed
 from trace_core.optimizers.decision.main_problem import MainProblem
 from trace_core.optimizers.decision.result import Certificate, RobustResult, Round
 
@@ -57,8 +58,9 @@ class ExactSolver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem, self.gap, self.seconds = problem, gap, seconds
-        self.main = MainProblem(problem, stage, seed)
-        self.adversary = adversary_for(stage, problem.uncertainty)
+        self._listed = listed(problem, stage)
+        self.main = self._listed or MainProblem(problem, stage, seed)
+        self.adversary = adversary_for(stage, problem.uncertainty, self._listed.fixed if self._listed else None)
         self.bound, self.best = -math.inf, math.inf  # of the minimised problem
         self.x: Array | None = None
         self.xi: Array | None = None
@@ -68,8 +70,11 @@ class ExactSolver:
         self._precision = 5e-3 if stage.uncertain_rows else 5e-4  # of the main problem, at first
         self._finest = gap / 4 if gap > EXACT else _FINEST
         self._generator = np.random.default_rng(seed)
+        self._begun = False
         self._wide, self._radius = False, 4  # whether the last round looked everywhere; how far the others look
         self._clock, self._spent, self._began = clock, 0.0, 0.0
+        self._checked: set[tuple[bytes, bytes]] = set()
+        self._reserve = 0.0  # seconds kept for the check of the answer: as long as the longest one took
         if not self.main.relaxed:
             self.main.add(problem.uncertainty.center)
 
@@ -86,6 +91,8 @@ class ExactSolver:
         self._began = self._clock()
         try:
             self._round()
+            if self.x is not None and self.xi is not None and (self.stop or not self._checked):
+                self._check(self.x, self.xi)
         finally:
             self._spent += self._clock() - self._began
             self._began = 0.0
@@ -96,7 +103,16 @@ class ExactSolver:
         return self._spent + (self._clock() - self._began if self._began else 0.0)
 
     def _left(self) -> float:
-        return self.seconds - self.elapsed
+        return self.seconds - self.elapsed - self._reserve
+
+    def _check(self, x: Array, xi: Array) -> None:
+        """``check_reaction``, once for each pair."""
+        key = (x.tobytes(), xi.tobytes())
+        if key not in self._checked:
+            began = self._clock()
+            check_reaction(self.main.stage, x, xi)
+            self._checked.add(key)
+            self._reserve = max(self._reserve, min(self._clock() - began, 0.2 * self.seconds))
 
     def _round(self) -> None:
         if self._left() <= (0 if self.x is None else min(0.5, 0.05 * self.seconds)):  # a solve may run over by so much
@@ -104,14 +120,19 @@ class ExactSolver:
                 raise SolverError(f"no decision was found within {self.seconds:g} seconds", "limit")
             self.stop = "time"
             return
-        if self.problem.binary and self.x is not None and self._wide:
+        if self.problem.binary and self.x is not None and self._wide and not self._listed:
             self._nearby()
             return
+        if not self._begun:
+            self._begun = True
+            if self.main.stage.uncertain_rows:
+                self._static()
         self._wide = True
         share = self._left() * (0.6 if self.x is None else 0.5)
         solution = self.main.solve(max(share, 0.2), self._precision)
         if solution.status == "infeasible":
-            self._nothing_better()
+            if self.x is not None or not self.main.forget_necessary():
+                self._nothing_better()
             return
         if solution.status == "unbounded":
             raise SolverError("the main problem (is the recourse bounded?)", solution.status)
@@ -124,6 +145,26 @@ class ExactSolver:
         except ParameterError as error:
             raise SolverError("the main problem's decision breaks its own constraints", str(error)) from error
         self._judge(x, solution[self.main.theta].item(), solution.status == "optimal")
+
+    def _static(self) -> None:
+        """With uncertain rows, begin with a decision that one reaction suits, whatever comes: its cost is proven."""
+        found = self.main.static(self._left() * 0.1)
+        if found is None:
+            return
+        try:
+            x = self.problem.repaired(found[0])
+        except ParameterError:  # the solver's tolerance: a start is not worth an error
+            return
+        first = self.problem.value_of(x)
+        cost = found[1] + 1e-6 * max(1.0, abs(found[1]))
+        self._take(x, first + cost, Attack(-math.inf, cost, self.problem.uncertainty.center))
+        attack = self._attack(x, first)
+        self._seen[x.tobytes()] = attack = Attack(attack.lower, max(min(attack.upper, cost), attack.lower), attack.xi)
+        self._take(x, first + attack.upper, attack)
+        self.xi = attack.xi
+        self._note(f"one reaction for all that may come: worst case {first + attack.lower:g}")
+        if self.problem.binary:
+            self._polish()
 
     def _nearby(self) -> None:
         """A round that looks near the incumbent only: much faster, and where better decisions mostly are."""
@@ -143,20 +184,20 @@ class ExactSolver:
         """Attack a decision; learn its worst case."""
         key, first = x.tobytes(), self.problem.value_of(x)
         again = key in self._seen
-        attack = self._attack(x, first, promised=promised)
+        attack = self._attack(x, first)
         self._seen[key] = attack
         improved = self._take(x, first + attack.upper, attack)
         self._note(f"decision promised {first + promised:g}, worst case {first + attack.lower:g}")
         if self._closed():
             return
-        if self.problem.binary and improved:
+        if self.problem.binary and improved and not self._listed:
             self._polish()
         known = any(np.array_equal(attack.xi, xi) for xi in self.main.scenarios)
         if not known and attack.lower > promised:
             self.main.add(attack.xi)
         settled = first + attack.lower > self.best or attack.upper - attack.lower <= self._slack() / 4
         if self.problem.binary and (settled or math.isinf(attack.lower)):
-            check_reaction(self.main.stage, x, attack.xi)  # what is cut off must be proven to be no better
+            self._check(x, attack.xi)  # what is cut off must be proven to be no better
             self.main.exclude(x)
         elif again and known and solved and self._precision <= _FINEST:
             self.stop = "stalled"
@@ -178,8 +219,7 @@ class ExactSolver:
 
         Ends where no neighbour is better, or after a share of the time.
         """
-        share = 0.05 if self.main.stage.uncertain_rows else 0.2  # there, each trial is dear
-        end, tried = self.elapsed + self._left() * share, 0
+        end, tried = self.elapsed + self._left() * 0.2, 0
         before = self.best
         moves = self._moves()
         while moves and self.elapsed < end and self.x is not None and self.xi is not None:
@@ -204,24 +244,22 @@ class ExactSolver:
         singles = [(int(i),) for i in self._generator.permutation(len(x))]
         return [*(pairs[k] for k in order), *singles]
 
-    def _attack(
-        self, x: Array, first: float, known: list[Array] | None = None, promised: float | None = None
-    ) -> Attack:
+    def _attack(self, x: Array, first: float, known: list[Array] | None = None) -> Attack:
         seen = self._seen.get(x.tobytes())
         if seen is not None and seen.upper - seen.lower <= self._slack():
             return seen
-        deadline = time.monotonic() + max(self._left(), 1.0 if self.x is None else 0.1)
-        enough = self.best - first
-        if (
-            math.isinf(enough)
-            and promised is not None
-            and self.main.stage.uncertain_rows
-            and self._left() > self.seconds / 2
-        ):
-            # a worst case is dear here: the first one is worked out when the main problem knows nearly all
-            enough = promised + 0.02 * max(abs(first + promised), 1e-3)
+        enough, tolerance, left = (
+            self.best - first,
+            self._slack() / 4,
+            max(self._left(), 1.0 if self.x is None else 0.1),
+        )
+        if self.main.stage.uncertain_rows and seen is None and self.x is not None:
+            # a worst case is dear here: none closer than what is still open, until the decision is proposed again
+            tolerance, left = max(tolerance, 0.05 * (self.best - self.bound)), max(0.2 * left, 0.1)
+            tolerance = min(tolerance, self._slack() * 10)
         scenarios = self.main.scenarios[-6:] if known is None else known
-        return self.adversary.attack(x, tolerance=self._slack() / 4, known=scenarios, enough=enough, deadline=deadline)
+        deadline = time.monotonic() + left
+        return self.adversary.attack(x, tolerance=tolerance, known=scenarios, enough=enough, deadline=deadline)
 
     def _slack(self) -> float:
         """The absolute difference that counts as none."""
@@ -286,7 +324,7 @@ class ExactSolver:
         """The incumbent. Raises SolverError if there is none yet."""
         if self.x is None or self.xi is None:
             raise SolverError("no decision has been verified yet", "running")
-        check_reaction(self.main.stage, self.x, self.xi)
+        self._check(self.x, self.xi)
         sign, ends = self.problem.sign, (self.bound, self.best)
         gap = self._relative_gap()
         lower, upper = (sign * ends[0], sign * ends[1]) if sign > 0 else (-ends[1], -ends[0])

@@ -41,6 +41,22 @@ def test_rows_costs_and_bounds_may_change_between_solves() -> None:
     assert y.tolist() == [2]
 
 
+def test_sides_of_rows_may_change_between_solves() -> None:
+    model = Model()
+    x = model.add_columns(2, 0, 10, cost=1.0)
+    first = model.add_rows([(x, [[1, 1], [1, 0]])], low=[3, 1])
+    assert first.tolist() == [0, 1]
+    assert model.solve().objective == pytest.approx(3)
+    model.set_row_bounds(first[:1], 4, 8)
+    assert model.solve().objective == pytest.approx(4)
+    more = model.add_rows([(x, [0, 1])], low=9)
+    model.set_row_bounds(np.append(first, more), [0, 2, 5], 20)
+    assert more.tolist() == [2]
+    assert model.solve()[x].tolist() == pytest.approx([2, 5])
+    model.add_columns(1, 1, 2, cost=1.0)  # a model made anew has them too
+    assert model.solve().objective == pytest.approx(8)
+
+
 def test_terms_of_several_column_blocks_and_equalities() -> None:
     model = Model()
     x, y = model.add_columns(2, 0, 5, cost=1.0), model.add_columns(1, -3, 3, integer=True, cost=0.5)

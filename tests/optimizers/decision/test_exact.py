@@ -22,7 +22,8 @@ from trace_core.nodes.decision import (
     UncertaintySet,
     decision,
 )
-from trace_core.optimizers.decision import NoRobustDecision, RobustProblem
+from trace_core.optimizers.decision import NoRobustDecision, RobustProblem, exact
+from trace_core.optimizers.decision.adversary import adversary_for
 from trace_core.optimizers.decision.exact import ExactSolver
 
 
@@ -290,3 +291,57 @@ def test_a_reaction_of_ones_own_is_checked() -> None:
     )
     with pytest.raises(InvalidProblem, match="breaks a row"):
         solve(problem)
+
+
+@pytest.mark.slow
+def test_the_worst_case_with_uncertain_rows_bounds_a_fine_sample() -> None:
+    project = capital(7, 20)
+    problem = project.problem()
+    stage, xi = problem.recourse, problem.uncertainty
+    assert stage is not None
+    adversary = adversary_for(stage, xi)
+    points = np.concatenate([np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=4))), xi.sample(400, 1)])
+    for chosen in ([], [1], [0, 3], [2, 4]):
+        x = np.zeros(7)
+        x[chosen] = 1.0
+        attack = adversary.attack(x, tolerance=1e-4)
+        first = problem.value_of(x)
+        if np.isinf(attack.lower):
+            with pytest.raises(Infeasible):
+                stage(x, attack.xi)
+            continue
+        assert attack.upper - attack.lower <= 1e-4
+        assert xi.contains(attack.xi)
+        assert -(first + attack.lower) == pytest.approx(project.worst_case(x, [attack.xi]), rel=1e-6)
+        assert -(first + attack.upper) <= project.worst_case(x, points) + 1e-6
+        quick = adversary.attack(x, tolerance=1e-4, enough=attack.lower - 0.05)
+        assert quick.lower > attack.lower - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [30])
+def test_a_table_of_all_decisions_gives_what_the_main_problem_gives(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = capital(5, seed).problem()
+    by_table = solve(problem, gap=1e-4)
+    monkeypatch.setattr(exact, "listed", lambda problem, stage: None)
+    by_models = solve(problem, gap=1e-4)
+    assert by_table.stop == by_models.stop == "optimal"
+    assert by_table.worst_case == pytest.approx(by_models.worst_case, rel=2e-4)
+    assert (
+        max(by_table.certificate.lower, by_models.certificate.lower)
+        <= min(by_table.certificate.upper, by_models.certificate.upper) + 1e-6
+    )
+
+
+@pytest.mark.slow
+def test_a_larger_problem_has_a_verified_answer_from_the_beginning() -> None:
+    """In the first round: one reaction for all that may come, whose cost is proven."""
+    problem = capital(25, 30).problem()
+    assert problem.recourse is not None
+    solver = ExactSolver(problem, problem.recourse, gap=1e-3, seconds=3.0)
+    solver.round()
+    found = solver.result()
+    assert found.certificate.kind == "gap"
+    assert found.certificate.lower == found.worst_case <= found.certificate.upper
+    for xi in problem.uncertainty.sample(20):
+        assert problem.recourse(found.x, xi) + problem.sign * problem.value_of(found.x) >= found.worst_case - 1e-6
