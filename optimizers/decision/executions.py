@@ -11,6 +11,7 @@ from trace_core._values import is_tensor
 from trace_core.context import using
 from trace_core.node import Node, unwrap
 from trace_core.nodes.decision._numpy import np
+from trace_core.nodes.decision.checks import count
 from trace_core.nodes.decision.errors import BadOutcome, Infeasible, InvalidProblem, NoisySecondStage
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Executions:
     ) -> None:
         if on_error not in ("raise", "infeasible"):
             raise InvalidProblem("on_error", f"must be 'raise' or 'infeasible', got {on_error!r}", value=on_error)
-        self.problem, self.on_error, self.replicates = problem, on_error, replicates
+        self.problem, self.on_error, self.replicates = problem, on_error, count("replicates", replicates)
         self.records: list[Record] = []
         self.count = self.rejected = self.failed = 0
         self.noisy = False
@@ -140,6 +141,8 @@ class Executions:
         Those outside of the decisions or the uncertainty set are rejected and counted; more than a tenth warns. Raises
         InvalidProblem if none fits, or one is damaged.
         """
+        if isinstance(records, str | bytes) or not hasattr(records, "__iter__"):
+            raise InvalidProblem("records", f"must be a list of executions, got {records!r:.80}", value=records)
         given = list(records)
         for data in given:
             try:
