@@ -65,10 +65,12 @@ def spread(field: str, value: Any, size: int, *, infinite: bool = False) -> Arra
     return array(field, plain, (size,), infinite=infinite)
 
 
-def count(field: str, value: Any) -> int:
-    """A whole number of at least one. Raises InvalidProblem."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InvalidProblem(field, f"must be a whole number of at least 1, got {value!r:.80}", value=value)
+def count(field: str, value: Any, least: int | None = 1) -> int:
+    """A whole number of at least ``least`` (None: any). Raises InvalidProblem."""
+    wrong = isinstance(value, bool) or not isinstance(value, int | np.integer)
+    if wrong or (least is not None and value < least):
+        wanted = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise InvalidProblem(field, f"must be {wanted}, got {value!r:.80}", value=value)
     return int(value)
 
 

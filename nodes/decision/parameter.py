@@ -47,6 +47,10 @@ class DecisionRule:
     def __init__(self, field: str, low: Array, high: Array, integer: Mask, constraints: Sequence[Linear]) -> None:
         self.field, self.low, self.high, self.integer = field, low, high, integer
         self.size = len(low)
+        if isinstance(constraints, Linear):
+            raise InvalidProblem(
+                f"{field}: constraints", "must be a list of Linear, got a single one", value=constraints
+            )
         self.constraints = tuple(constraints)
         self.matrix = np.zeros((len(self.constraints), self.size))
         self.row_low = np.full(len(self.constraints), -np.inf)

@@ -201,6 +201,8 @@ class Executions:
         Those outside of the decisions or the uncertainty set are rejected and counted; more than a tenth warns. Raises
         InvalidProblem if none fits, or one is damaged.
         """
+        if isinstance(records, str | bytes) or not hasattr(records, "__iter__"):
+            raise InvalidProblem("records", f"must be a list of executions, got {records!r:.80}", value=records)
         given = list(records)
         for data in given:
             try:

@@ -203,7 +203,7 @@ class LearnedSolver:
         """The best decision by its worst executed scenario. Raises SolverError if every decision was infeasible."""
         x = self.x
         if x is None:
-            raise SolverError("no decision was found for which the second stage has a value", "running")
+            raise SolverError("no decision was found for which the second stage has a value", self.stop or "running")
         record = self.search.worst[x.tobytes()]
         return RobustResult(
             x=x,

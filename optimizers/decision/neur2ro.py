@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from trace_core.errors import StateError
 from trace_core.node import Node, unwrap
 from trace_core.nodes.decision._numpy import np
+from trace_core.nodes.decision.checks import count
 from trace_core.nodes.decision.errors import DecisionError, Infeasible, InvalidProblem, ModelMismatch
 from trace_core.optimizers.base import Optimizer, Proposal
 from trace_core.optimizers.decision.exact import EXACT, ExactSolver
 from trace_core.optimizers.decision.program import topological
+from trace_core.optimizers.decision.problem import RobustProblem
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from trace_core.feedback import Feedback, FeedbackLike
     from trace_core.optimizers.decision.learned import LearnedSolver
-    from trace_core.optimizers.decision.problem import RobustProblem
     from trace_core.optimizers.decision.result import RobustResult
     from trace_core.optimizers.decision.setnet import InstanceNetwork
     from trace_core.optimizers.decision.setsolver import SetSolver
@@ -65,7 +66,15 @@ class Neur2RO(Optimizer):
         on_error: Literal["raise", "infeasible"] = "raise",
         replicates: int = 1,
     ) -> None:
+        if not isinstance(problem, RobustProblem):
+            raise InvalidProblem("problem", f"must be a RobustProblem, got {type(problem).__name__}", value=problem)
         super().__init__(problem.decisions)
+        count("executions", executions, None)
+        for field, value, least in (("seed", seed, 0), ("hidden", hidden, 1), ("members", members, 1)):
+            count(field, value, least)
+        for field, limit in (("seconds", seconds), ("gap", gap)):
+            if isinstance(limit, bool) or not isinstance(limit, int | float):
+                raise InvalidProblem(field, f"must be a number, got {limit!r:.80}", value=limit)
         if not seconds > 0:
             raise InvalidProblem("seconds", f"must be positive, got {seconds!r}", value=seconds)
         if not 0 <= gap < 1:

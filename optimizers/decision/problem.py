@@ -45,9 +45,12 @@ class RobustProblem:
         second_stage: Callable[..., Any] | None = None,
         sense: Literal["min", "max"] = "min",
     ) -> None:
-        given = [decisions] if isinstance(decisions, DecisionParameter) else list(decisions)
+        single = isinstance(decisions, DecisionParameter) or not isinstance(decisions, list | tuple)
+        given: list[Any] = [decisions] if single else list(decisions)
         if not given or not all(isinstance(each, DecisionParameter) for each in given):
-            raise InvalidProblem("decisions", "must be made by decision(...), at least one", value=decisions)
+            raise InvalidProblem(
+                "decisions", f"must be made by decision(...), at least one; got {decisions!r:.80}", value=decisions
+            )
         if len(set(given)) != len(given):
             raise InvalidProblem("decisions", "names one decision twice", value=decisions)
         if not isinstance(uncertainty, UncertaintySet):
@@ -145,7 +148,17 @@ class RobustProblem:
 
         def at(x: Array) -> float:
             parts = np.split(x, np.cumsum([each.size for each in self.decisions])[:-1])
-            return float(array("first_stage", function(*parts), ())) * self.sign
+            try:
+                found = function(*parts)
+            except Exception as error:
+                lengths = ", ".join(str(each.size) for each in self.decisions)
+                raise InvalidProblem(
+                    "first_stage",
+                    f"raised {type(error).__name__}: {error}; it is called with an array for each decision, of length "
+                    f"{lengths}",
+                    value=x.tolist(),
+                ) from error
+            return float(array("first_stage", found, ())) * self.sign
 
         base = at(self.low)
         steps = np.where(self.high > self.low, self.high - self.low, 1.0)

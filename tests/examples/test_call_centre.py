@@ -83,6 +83,7 @@ def test_what_is_drawn_may_come() -> None:
     assert call_centre.some_days(2, 3) == call_centre.some_days(40, 3)[:2]
 
 
+@pytest.mark.slow
 def test_each_method_keeps_to_its_budget_and_to_the_room() -> None:
     found = call_centre.compare(seeds=(1,), executions=44, inside=1, days=2)
     assert [each.method for each in found] == list(call_centre.METHODS)
