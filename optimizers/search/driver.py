@@ -58,6 +58,7 @@ class Driver:
         seed: int,
         limits: Limits,
         emit: Callable[[Event], None],
+        listened: Callable[[], bool] = lambda: True,
     ) -> None:
         self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
         self.train, self.validation = list(train), list(validation)
@@ -78,7 +79,7 @@ class Driver:
         self.seen: dict[tuple[str, int], Seen] = {}
         self.stopping = False
         self.began, self.before = time.monotonic(), 0.0
-        self._emit = emit
+        self._emit, self._listened = emit, listened
         self._shown: Trace | None = None
         self.threads: Executor | None = None
         self._local = threading.local()
@@ -186,12 +187,14 @@ class Driver:
 
     def _evaluated(self, candidate: str, example: Example, outcome: Outcome) -> None:
         """Told in any thread."""
-        event = Evaluated(candidate, example.name, outcome.score, outcome.error)
         session: Session | None = getattr(self._local, "session", None)
+        if session is not None and session.closing:
+            raise Closing
+        if not self._listened():
+            return
+        event = Evaluated(candidate, example.name, outcome.score, outcome.error)
         if session is None:
             self._emit(event)
-        elif session.closing:
-            raise Closing
         else:
             session.inbox.put(event)
 
@@ -245,7 +248,7 @@ class Driver:
                 f"the budget does not allow for {len(new)} more validation examples of candidate {candidate.id}",
                 "metric_calls",
             )
-        found = self.worker.evaluate(candidate, [self.validation[i] for i in new], 0)
+        found = self.worker.evaluate(candidate, [self.validation[i] for i in new], 0, keep=self.journal is not None)
         self.spent += len(new)
         for outcome in found:
             self._count_failure(outcome.error)

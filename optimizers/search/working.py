@@ -54,7 +54,13 @@ class Worker:
         self._evaluated, self._proposed = evaluated, proposed
 
     def evaluate(
-        self, candidate: Candidate, examples: Sequence[Example], sample: int, *, traces: bool = False
+        self,
+        candidate: Candidate,
+        examples: Sequence[Example],
+        sample: int,
+        *,
+        traces: bool = False,
+        keep: bool = True,
     ) -> list[Outcome]:
         """Outcomes of a candidate, in the order of the examples."""
         return self.rollouts.run(
@@ -63,6 +69,7 @@ class Worker:
             sample,
             candidate.versions(self.names),
             traces=traces,
+            keep=keep,
             done=lambda example, outcome: self._evaluated(candidate.id, example, outcome),
         )
 
