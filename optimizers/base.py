@@ -220,7 +220,10 @@ class Optimizer:
         """Take over what a fork has learned. Called in the order of tickets; ``improved``: it gave the best so far."""
 
     def remember(self, values: Mapping[Parameter, Any], score: float | None, note: str = "") -> None:
-        """Tell the optimizer how values did that were evaluated elsewhere. Optimizers without a memory ignore it."""
+        """Tell the optimizer how values did that were evaluated elsewhere; score None: they failed as ``note`` says.
+
+        Optimizers without a memory ignore it.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data from which ``load_state_dict`` goes on; the parameters' values are not part of it."""

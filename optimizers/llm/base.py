@@ -190,7 +190,12 @@ class LLMOptimizer(Optimizer):
         return (reached if numbers else varied(worst_first(reached)))[: self.examples]
 
     def remember(self, values: Mapping[Parameter, Any], score: float | None, note: str = "") -> None:
-        """Record how values did that were evaluated elsewhere; the next prompts show it."""
+        """Record how values did that were evaluated elsewhere; the next prompts show it.
+
+        ``score`` None with a note is a failure: the workflow raised an error with these values, which the note tells.
+        """
+        if score is None and note:
+            score = float("-inf")
         if score is not None:
             everything = {name: values.get(p, p.value) for p, name in self.names.items()}
             self.memory.add(everything, score, note=note)

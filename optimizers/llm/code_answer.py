@@ -1,12 +1,14 @@
 """Code as a model answers with it, made into the source of a whole function.
 
 Small models often leave something out: the word ``def``, the signature's line, or all but the expression that is
-returned. What they mean is then still plain, and asking again gives the same once more.
+returned; or they give their reason before they close the fence. What they mean is then still plain, and asking again
+gives the same once more.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -27,11 +29,11 @@ def strip_fence(text: str) -> str:
 def whole_function(text: str, current: str, name: str) -> str:
     """The source that ``text`` stands for, beside the ``current`` source of the function ``name``.
 
-    A fence is taken off, a missing ``def`` is put before the function's name, and the present signature's line before
+    A fence and a reason behind the code are taken off, a missing ``def`` is put before the function's name, and the present signature's line before
     a bare body or expression. What cannot be completed in this way is given back as it is: the parameter says what is
     wrong with it.
     """
-    text = strip_fence(text)
+    text = _without_reason(strip_fence(text))
     function = next((found for found in reversed(_functions(current)) if found.name == name), None)
     if function is None:
         return text
@@ -49,6 +51,16 @@ def whole_function(text: str, current: str, name: str) -> str:
         return text
     completed = header + textwrap.indent(body, "    ") + "\n"
     return completed if _parses(completed) and not _has_long_text(completed) else text
+
+
+#: The line that answers end with, as it is asked for.
+_REASON = re.compile(r"^(?:\*\*)?Reason(?:ing)?(?:\*\*)?:.*", re.MULTILINE | re.DOTALL)
+
+
+def _without_reason(text: str) -> str:
+    """The source without a reason behind it, where it parses without and does not with it."""
+    shorter = _REASON.sub("", text).rstrip() + "\n"
+    return shorter if _functions(shorter) and not _parses(text) else text
 
 
 def _has_long_text(source: str) -> bool:

@@ -93,8 +93,9 @@ def _about(parameter: Parameter) -> str:
 
 def _current(parameter: Parameter, name: str, max_chars: int) -> str:
     value = parameter.value
+    # code in a block of its own: small models go on with the sections around it as if they were its comments
     return (
-        elide(str(value).rstrip(), max_chars)
+        f"```python\n{elide(str(value).strip(), max_chars)}\n```"
         if parameter.kind == "code"
         else f"{name} = {render_value(value, max_chars)}"
     )

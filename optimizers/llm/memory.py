@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Attempt(NamedTuple):
-    """Values that were tried, by parameter name, with the mean score over so many outputs."""
+    """Values that were tried, by parameter name, with the mean score over so many outputs; -inf for a failure."""
 
     values: dict[str, Any]
     score: float
@@ -93,7 +93,8 @@ class Memory:
             if not changed:
                 continue
             text = "; ".join(f"{name} = {render_value(value, max_chars)}" for name, value in changed.items())
-            shown[text] = f"score {attempt.score:.3g}: {text}" + (f" ({attempt.note})" if attempt.note else "")
+            head = "failed" if attempt.score == float("-inf") else f"score {attempt.score:.3g}"
+            shown[text] = f"{head}: {text}" + (f" ({attempt.note})" if attempt.note else "")
         return list(shown.values())
 
     def state(self) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ def proposed(answer: str) -> tuple[Any, Splitter, ScriptedLLM]:
         "pairs = [name[i : i + 2] for i in range(len(name) - 1)]\nreturn pairs",
         "    pairs = [name[i : i + 2] for i in range(len(name) - 1)]\n    return pairs",
         "def tokens(self, name, size=2):\n    return [name[i : i + 2] for i in range(len(name) - 1)]\n\n"
+        "Reason: it's split by words, it\nshould be pairs.",
+        "def tokens(self, name, size=2):\n    return [name[i : i + 2] for i in range(len(name) - 1)]\n\n"
         "# Example usage\npairs = tokens(None, 'abc')\nprint(pairs)",
         "```python\nreturn [name[i : i + 2] for i in range(len(name) - 1)]\n```",
     ],
