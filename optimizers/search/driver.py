@@ -90,8 +90,6 @@ class Driver:
         """Of work, earlier parts included."""
         return self.before + time.monotonic() - self.began
 
-    # ---- the loop
-
     def go(self) -> str:
         """Go on until something ends it, and say what. Raises what ended it, if that was an error."""
         self._session = Session()
@@ -319,7 +317,8 @@ class Driver:
             child, self.pool, len(self.validation), lambda indices: self._validated(child, indices)
         )
         if child.errors and len(child.errors) == len(child.scores):
-            why = f"dropped: it fails on every validation example, first with {first_line(child.errors[0])}"
+            attempt.failure = first_line(child.errors[0])
+            why = f"dropped: it fails on every validation example, first with {attempt.failure}"
             self._reject(child, "validation", why, best, child.score)
             return False
         if not verdict.accept:
@@ -360,7 +359,8 @@ class Driver:
             child = attempt.candidate
             if child is None or child.proposal is None:
                 continue
-            score, note = (child.score, "validated") if child.in_pool else (attempt.after, "no better on its minibatch")
+            note = attempt.failure or ("validated" if child.in_pool else "no better on its minibatch")
+            score = None if attempt.failure else child.score if child.in_pool else attempt.after
             if attempt.stage != "guard":
                 values = {p: child.values[name] for p, name in self.optimizer.names.items()}
                 self.optimizer.remember(values, score, note)

@@ -186,7 +186,8 @@ class Worker:
         attempt.after = mean(after)
         errors = [outcome.error for outcomes in attempt.outcomes.values() for outcome in outcomes]
         if all(error is not None for error in errors):
-            attempt.why = f"dropped: it fails on every example, first with {first_line(errors[0])}"
+            attempt.failure = first_line(errors[0])
+            attempt.why = f"dropped: it fails on every example, first with {attempt.failure}"
             return attempt
         verdict = search.acceptance.judge(before, after)
         attempt.why = verdict.why
