@@ -115,9 +115,16 @@ def account(*, run: Run | None = None, budget: Budget | None = None, price: Pric
         _current.reset(token)
 
 
-@contextlib.contextmanager
-def place(role: str, scope: str) -> Iterator[Account | None]:
+_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def place(role: str, scope: str) -> contextlib.AbstractContextManager[Account | None]:
     """Say what is going on: ``workflow``, ``optimizer`` or ``judge``, and where in the run. Gives what is in force."""
+    return _NOTHING if _current.get() is None else _place(role, scope)
+
+
+@contextlib.contextmanager
+def _place(role: str, scope: str) -> Iterator[Account | None]:
     outer = _current.get()
     if outer is None:
         yield None
@@ -130,15 +137,10 @@ def place(role: str, scope: str) -> Iterator[Account | None]:
         _current.reset(token)
 
 
-@contextlib.contextmanager
-def role(name: str) -> Iterator[None]:
+def role(name: str) -> contextlib.AbstractContextManager[Account | None]:
     """Another role at the same place."""
     outer = _current.get()
-    if outer is None:
-        yield
-        return
-    with place(name, outer.scope):
-        yield
+    return _NOTHING if outer is None else _place(name, outer.scope)
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from trace_core.bundle import bundle
 from trace_core.errors import ExecutionError, FeedbackError, RunnerError, TraceCoreError
 from trace_core.feedback import Feedback
+from trace_core.integrations.accounting import role
 from trace_core.node import Node
 from trace_core.optimizers.llm.memory import score_of
+from trace_core.parameter import Parameter
 from trace_core.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-
-    from trace_core.parameter import Parameter
 
 
 class MetricError(TraceCoreError):
@@ -73,7 +73,42 @@ def _judged(
     output: Any, metric: Callable[[Any, Any], Any], example: Any, index: Any, failure_score: float
 ) -> tuple[Trace, float]:
     """The trace and score of an output, or of the error that came in its place."""
-    from trace_core.integrations.accounting import role
+    if not isinstance(output, Node):
+        return _failed(output, index, failure_score)
+    where = "" if index is None else f" on example {index}"
+    try:
+        with role("judge"):
+            said = metric(output.value, example)
+    except Exception as error:
+        from trace_core.integrations.llm.errors import Fatal
+        from trace_core.optimizers.llm.failing import is_no_result
+        from trace_core.tracebacks import describe
+
+        if isinstance(error, Fatal) or is_no_result(error) or stops_the_run(error):  # of a model that judges
+            raise
+        raise MetricError(f"the metric raised an error{where}: {describe('metric', error)}") from error
+    try:
+        feedback = Feedback.of(said)
+    except FeedbackError as error:
+        raise MetricError(
+            f"the metric must return a finite score, (score, text) or a Feedback{where}: {error}"
+        ) from error
+    if not isinstance(said, Feedback | Node):
+        object.__setattr__(feedback, "example", index)  # made here a moment ago: nobody else has it
+    elif not feedback.example:
+        feedback = Feedback(feedback.text, feedback.score, feedback.scores, feedback.gradient, index)
+    trace = Trace(output if not isinstance(output, Parameter) else Trace.of(output).output, feedback, None)
+    score = score_of(trace)
+    if score is None:
+        raise MetricError(f"the metric gave no score{where}, only {said!r:.80}: return a number or (score, text)")
+    return trace, score
+
+
+def _failed(output: Any, index: Any, failure_score: float) -> tuple[Trace, float]:
+    """The trace and score where there is no node, if that says something of the parameters; else the error is raised.
+
+    What is imported here is needed by failures alone, and looking it up would be a good part of an evaluation.
+    """
     from trace_core.integrations.llm.errors import Fatal
     from trace_core.optimizers.llm.failing import is_no_result
     from trace_core.tracebacks import describe
@@ -88,30 +123,10 @@ def _judged(
         raise output
     if isinstance(output, Exception):
         raise WorkflowError(f"the workflow raised an error{where}: {describe('workflow', output)}") from output
-    if not isinstance(output, Node):
-        raise WorkflowError(
-            f"the workflow must return a node, got {type(output).__name__}: decorate the function that makes the "
-            "result with tc.bundle"
-        )
-    try:
-        with role("judge"):
-            said = metric(output.value, example)
-    except Exception as error:
-        if isinstance(error, Fatal) or is_no_result(error) or stops_the_run(error):  # of a model that judges
-            raise
-        raise MetricError(f"the metric raised an error{where}: {describe('metric', error)}") from error
-    try:
-        feedback = Feedback.of(said)
-    except FeedbackError as error:
-        raise MetricError(
-            f"the metric must return a finite score, (score, text) or a Feedback{where}: {error}"
-        ) from error
-    feedback = Feedback(feedback.text, feedback.score, feedback.scores, feedback.gradient, feedback.example or index)
-    trace = Trace.of(output, feedback)
-    score = score_of(trace)
-    if score is None:
-        raise MetricError(f"the metric gave no score{where}, only {said!r:.80}: return a number or (score, text)")
-    return trace, score
+    raise WorkflowError(
+        f"the workflow must return a node, got {type(output).__name__}: decorate the function that makes the "
+        "result with tc.bundle"
+    )
 
 
 def stops_the_run(error: BaseException) -> bool:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from trace_core.trace import Trace
 
 
+_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
 class Outcome(NamedTuple):
     """One example evaluated.
 
@@ -118,6 +121,7 @@ class Rollouts:
         values: Mapping[Parameter, Any] | None = None,
         *,
         traces: bool = True,
+        keep: bool = True,
         done: Callable[[Example, Outcome], None] = lambda example, outcome: None,
     ) -> list[Outcome]:
         """Outcomes in the order of ``asked``.
@@ -128,6 +132,7 @@ class Rollouts:
             sample: tells repetitions apart.
             values: of the candidate, over the parameters' present ones.
             traces: whether traces are needed; without, what the ledger knows is not run again.
+            keep: whether traces that come all the same are kept; a thousand graphs are work for the garbage collector.
             done: called for each outcome as it comes.
 
         Raises what ``evaluate`` raises, BudgetExhausted, StoreError.
@@ -150,7 +155,7 @@ class Rollouts:
             if outcome.trace is not None and outcome.error is not None:
                 failure = failure or outcome.trace.output.value
             self.outages.count("example", failure if isinstance(failure, Deadline) else None)
-            outcomes[number] = outcome
+            outcomes[number] = outcome if keep else outcome._replace(trace=None)
             done(asked[number], outcome)
 
         with using(values or {}):
@@ -167,7 +172,7 @@ class Rollouts:
                     if self.engine is not None:
                         start(number, reservation)
                         continue
-                    with reservation or contextlib.nullcontext():
+                    with reservation or _NOTHING:
                         trace, score = self._evaluate(example, f"{candidate}/{example.name}/{sample}")
                         finish(number, _outcome_of(trace, score), reservation)
                 while open_:

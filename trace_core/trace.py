@@ -31,15 +31,14 @@ class Trace:
     Attributes:
         output: the node the feedback is about.
         feedback: the feedback.
-        nodes: the subgraph in topological order, the output last.
     """
 
-    __slots__ = ("__weakref__", "_versions", "feedback", "nodes", "output", "unfolded")
+    __slots__ = ("__weakref__", "_nodes", "_versions", "feedback", "output", "unfolded")
 
-    def __init__(self, output: Node, feedback: Feedback, nodes: list[Node], unfolded: bool = False) -> None:
+    def __init__(self, output: Node, feedback: Feedback, nodes: list[Node] | None, unfolded: bool = False) -> None:
         self.output = output
         self.feedback = feedback
-        self.nodes = nodes
+        self._nodes = nodes  # None: cut when it is looked at, since many traces are only scored
         self.unfolded = unfolded
         self._versions: list[Version] | None = None
 
@@ -78,6 +77,13 @@ class Trace:
         for parameter in reached:
             parameter.feedback.append(self)
         return self
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The subgraph in topological order, the output last."""
+        if self._nodes is None:
+            self._nodes = minimal_subgraph(self.output, self.unfolded)
+        return self._nodes
 
     @property
     def versions(self) -> list[Version]:

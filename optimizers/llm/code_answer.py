@@ -29,9 +29,9 @@ def strip_fence(text: str) -> str:
 def whole_function(text: str, current: str, name: str) -> str:
     """The source that ``text`` stands for, beside the ``current`` source of the function ``name``.
 
-    A fence and a reason behind the code are taken off, a missing ``def`` is put before the function's name, and the present signature's line before
-    a bare body or expression. What cannot be completed in this way is given back as it is: the parameter says what is
-    wrong with it.
+    A fence and a reason behind the code are taken off, a missing ``def`` is put before the function's name, and the
+    present signature's line before a bare body or expression. What cannot be completed in this way is given back as it
+    is: the parameter says what is wrong with it.
     """
     text = _without_reason(strip_fence(text))
     function = next((found for found in reversed(_functions(current)) if found.name == name), None)

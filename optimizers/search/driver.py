@@ -58,6 +58,7 @@ class Driver:
         seed: int,
         limits: Limits,
         emit: Callable[[Event], None],
+        listened: Callable[[], bool] = lambda: True,
     ) -> None:
         self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
         self.train, self.validation = list(train), list(validation)
@@ -78,7 +79,7 @@ class Driver:
         self.seen: dict[tuple[str, int], Seen] = {}
         self.stopping = False
         self.began, self.before = time.monotonic(), 0.0
-        self._emit = emit
+        self._emit, self._listened = emit, listened
         self._shown: Trace | None = None
         self.threads: Executor | None = None
         self._local = threading.local()
@@ -88,8 +89,6 @@ class Driver:
     def seconds(self) -> float:
         """Of work, earlier parts included."""
         return self.before + time.monotonic() - self.began
-
-    # ---- the loop
 
     def go(self) -> str:
         """Go on until something ends it, and say what. Raises what ended it, if that was an error."""
@@ -186,12 +185,14 @@ class Driver:
 
     def _evaluated(self, candidate: str, example: Example, outcome: Outcome) -> None:
         """Told in any thread."""
-        event = Evaluated(candidate, example.name, outcome.score, outcome.error)
         session: Session | None = getattr(self._local, "session", None)
+        if session is not None and session.closing:
+            raise Closing
+        if not self._listened():
+            return
+        event = Evaluated(candidate, example.name, outcome.score, outcome.error)
         if session is None:
             self._emit(event)
-        elif session.closing:
-            raise Closing
         else:
             session.inbox.put(event)
 
@@ -245,7 +246,7 @@ class Driver:
                 f"the budget does not allow for {len(new)} more validation examples of candidate {candidate.id}",
                 "metric_calls",
             )
-        found = self.worker.evaluate(candidate, [self.validation[i] for i in new], 0)
+        found = self.worker.evaluate(candidate, [self.validation[i] for i in new], 0, keep=self.journal is not None)
         self.spent += len(new)
         for outcome in found:
             self._count_failure(outcome.error)
@@ -316,7 +317,8 @@ class Driver:
             child, self.pool, len(self.validation), lambda indices: self._validated(child, indices)
         )
         if child.errors and len(child.errors) == len(child.scores):
-            why = f"dropped: it fails on every validation example, first with {first_line(child.errors[0])}"
+            attempt.failure = first_line(child.errors[0])
+            why = f"dropped: it fails on every validation example, first with {attempt.failure}"
             self._reject(child, "validation", why, best, child.score)
             return False
         if not verdict.accept:
@@ -357,7 +359,8 @@ class Driver:
             child = attempt.candidate
             if child is None or child.proposal is None:
                 continue
-            score, note = (child.score, "validated") if child.in_pool else (attempt.after, "no better on its minibatch")
+            note = attempt.failure or ("validated" if child.in_pool else "no better on its minibatch")
+            score = None if attempt.failure else child.score if child.in_pool else attempt.after
             if attempt.stage != "guard":
                 values = {p: child.values[name] for p, name in self.optimizer.names.items()}
                 self.optimizer.remember(values, score, note)

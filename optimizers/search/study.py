@@ -132,6 +132,7 @@ class Study:
             seed,
             Limits(steps, seconds, 2 * len(self._test)),
             self._tell,
+            lambda: bool(self.callbacks),
         )
 
         self._asking = Asking(self._driver)

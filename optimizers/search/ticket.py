@@ -70,6 +70,7 @@ class Attempt:
     Attributes:
         stage: where it was rejected: ``empty``, ``guard``, ``gate``; "" if it passed.
         candidate: None for a proposal without values.
+        failure: the error, if it failed on every example.
         outcomes: on the minibatch, by index of the example, repetitions one after the other.
     """
 
@@ -79,6 +80,7 @@ class Attempt:
     before: float | None = None
     after: float | None = None
     error: Any = None
+    failure: str = ""
     outcomes: dict[int, list[Outcome]] = field(default_factory=dict)
 
 

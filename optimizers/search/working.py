@@ -54,7 +54,13 @@ class Worker:
         self._evaluated, self._proposed = evaluated, proposed
 
     def evaluate(
-        self, candidate: Candidate, examples: Sequence[Example], sample: int, *, traces: bool = False
+        self,
+        candidate: Candidate,
+        examples: Sequence[Example],
+        sample: int,
+        *,
+        traces: bool = False,
+        keep: bool = True,
     ) -> list[Outcome]:
         """Outcomes of a candidate, in the order of the examples."""
         return self.rollouts.run(
@@ -63,6 +69,7 @@ class Worker:
             sample,
             candidate.versions(self.names),
             traces=traces,
+            keep=keep,
             done=lambda example, outcome: self._evaluated(candidate.id, example, outcome),
         )
 
@@ -179,7 +186,8 @@ class Worker:
         attempt.after = mean(after)
         errors = [outcome.error for outcomes in attempt.outcomes.values() for outcome in outcomes]
         if all(error is not None for error in errors):
-            attempt.why = f"dropped: it fails on every example, first with {first_line(errors[0])}"
+            attempt.failure = first_line(errors[0])
+            attempt.why = f"dropped: it fails on every example, first with {attempt.failure}"
             return attempt
         verdict = search.acceptance.judge(before, after)
         attempt.why = verdict.why
