@@ -116,7 +116,7 @@ def _headline(data: RunData) -> str:
     if tokens:
         usd = [cost.usd for cost in data.costs.values()]
         known = [part for part in usd if part is not None]
-        price = f", ${sum(known):.4f}" if len(known) == len(usd) and sum(known) else ""
+        price = f", ${sum(known):.4f}" if len(known) == len(usd) and any(known) else ""
         tiles.append((f"{tokens:,}", f"tokens{price}"))
     return "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
 
