@@ -11,8 +11,8 @@ from trace_core.nodes.decision.checks import count
 from trace_core.nodes.decision.errors import DecisionError, Infeasible, InvalidProblem, ModelMismatch
 from trace_core.optimizers.base import Optimizer, Proposal
 from trace_core.optimizers.decision.exact import EXACT, ExactSolver
-from trace_core.optimizers.decision.program import topological
 from trace_core.optimizers.decision.problem import RobustProblem
+from trace_core.optimizers.decision.program import topological
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
