@@ -200,9 +200,10 @@ _ordinary: dict[Any, Operator] = {}  # torch functions that neither write in pla
 def torch_function(cls: Any, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
     """torch's protocol: ``torch.relu(node)`` records. Raises MutationError for forms that write in place."""
     op = _ordinary.get(func)
-    usual = op is not None and current.get() is None
-    if usual and (not kwargs or ("out" not in kwargs and kwargs.get("inplace") is not True)):
-        return run(op, func, args, kwargs)
+    if op is not None and current.get() is None:
+        writes = kwargs and ("out" in kwargs or kwargs.get("inplace") is True)
+        if not writes:
+            return run(op, func, args, kwargs)
     return _torch_function(func, args, kwargs)
 
 

@@ -17,7 +17,7 @@ MAX_BYTES: Final = 1 << 16
 #: torch.Tensor and torch.nn.Parameter, once torch is in use: their operators run no code of users.
 PLAIN_TENSORS: Final[set[type]] = set()
 #: ATOMIC, and once torch is in use the types of its functions' arguments that cannot change and hold no nodes.
-SIMPLE: Final[set[type]] = set(ATOMIC)
+SIMPLE: Final[set[Any]] = set(ATOMIC)
 
 
 def _note_torch() -> None:
