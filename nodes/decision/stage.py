@@ -76,7 +76,8 @@ class MilpStage:
         self.low = spread("recourse: low", low, self.ny, infinite=True)
         self.high = spread("recourse: high", high, self.ny, infinite=True)
         ordered("recourse", self.low, self.high)
-        self.moving = self.H.any(axis=1) | self.T_xi.any(axis=(0, 2)) | self.W_xi.any(axis=(0, 2))  # rows with xi
+        moving = self.H.any(axis=1) | self.T_xi.any(axis=(0, 2)) | self.W_xi.any(axis=(0, 2))
+        self.moving = np.asarray(moving, dtype=np.bool_)  # rows with xi
         self.uncertain_rows = bool(self.moving.any())
 
     @staticmethod

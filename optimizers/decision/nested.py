@@ -81,10 +81,10 @@ class NestedAdversary:
                     if reaction is None or lower > enough:
                         return Attack(lower, math.inf if math.isinf(lower) or lower > enough else upper, best)
                     self._keep(reaction)
-                    choice = pool.add(reaction)
-                    if value >= node.theta - tolerance or pool.cost(choice, node.xi) < node.theta - tolerance / 4:
+                    choice = new = pool.add(reaction)
+                    if value >= node.theta - tolerance or pool.cost(new, node.xi) < node.theta - tolerance / 4:
                         break
-                if value >= node.theta - tolerance or choice in node.decided:
+                if value >= node.theta - tolerance or choice is None or choice in node.decided:
                     search.close()
                     continue
             search.branch(choice)
