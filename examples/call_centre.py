@@ -52,7 +52,8 @@ def what_may_come() -> Any:
 
 def some_days(count: int, seed: int) -> list[list[float]]:
     """Demands as they come, (count, 6): most blocks nearly as usual, few far above; all in the uncertainty set."""
-    draw, found = random.Random(seed), []
+    draw = random.Random(seed)
+    found: list[list[float]] = []
     while len(found) < count:
         surplus = [draw.betavariate(0.5, 2.0) for _ in USUAL]  # 0.2 in the mean
         if sum(surplus) <= BLOCKS:
