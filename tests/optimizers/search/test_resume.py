@@ -95,7 +95,7 @@ def test_interrupted_at_any_event_and_resumed_it_ends_the_same(tmp_path: Path, k
     assert whole.result.stopped == "steps"
     wanted, rows = summary(whole), end_state(tmp_path / "whole")
     requests = len(rows["calls"])
-    for at in range(1, count, 7):
+    for at in range(1, count, 13):
         place = tmp_path / f"at-{at}"
         first = study(place, search=search, budget=Budget(metric_calls=400), callbacks=[Stop(at)])
         llm = by_hash()
