@@ -13,7 +13,17 @@ from trace_core.integrations.budget import Budget
 from trace_core.integrations.llm import ScriptedLLM
 from trace_core.integrations.store import Drift, Ledger
 from trace_core.optimizers import OPRO, OptoPrime, Search, Study
-from trace_core.optimizers.search import BetterTrace, Event, MergeBranches, Portfolio, Racing, Repeats, TraceCredit
+from trace_core.optimizers.search import (
+    Always,
+    BetterTrace,
+    EpsilonGreedy,
+    Event,
+    MergeBranches,
+    Portfolio,
+    Racing,
+    Repeats,
+    TraceCredit,
+)
 
 #: Everything but clocks.
 STATE = {
@@ -75,7 +85,16 @@ class Stop:
 SEARCHES = {
     "one": Search(perfect=None),
     "four": Search(perfect=None, in_flight=4),
-    "all": Search(perfect=None, in_flight=3, merge=MergeBranches(), contrast=BetterTrace(), credit=TraceCredit(k=1)),
+    "merge": Search(perfect=None, in_flight=3, batch_size=6, parents=EpsilonGreedy(1.0), merge=MergeBranches()),
+    "contrast": Search(
+        perfect=None,
+        in_flight=3,
+        batch_size=4,
+        parents=EpsilonGreedy(1.0),
+        acceptance=Always(),
+        contrast=BetterTrace(),
+        credit=TraceCredit(k=1),
+    ),
     "repeats": Search(perfect=None, in_flight=2, acceptance=Repeats(2), validation=Racing()),
 }
 
@@ -93,9 +112,11 @@ def test_interrupted_at_any_event_and_resumed_it_ends_the_same(tmp_path: Path, k
     whole.callbacks.append(counting)
     whole.run()
     assert whole.result.stopped == "steps"
+    assert kind != "merge" or "merged" in [c.status for c in whole.candidates]
+    assert kind != "contrast" or any("for comparison" in c.detail.get("prompt", "") for c in whole.candidates)
     wanted, rows = summary(whole), end_state(tmp_path / "whole")
     requests = len(rows["calls"])
-    for at in range(1, count, 7):
+    for at in range(1, count, 13):
         place = tmp_path / f"at-{at}"
         first = study(place, search=search, budget=Budget(metric_calls=400), callbacks=[Stop(at)])
         llm = by_hash()
