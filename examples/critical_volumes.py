@@ -182,9 +182,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--llm", default="local", help="model, as everywhere in the library")
-    parser.add_argument("--proposals", type=int, default=8, help="of the model, in each run")
+    parser.add_argument("--proposals", type=int, default=5, help="of the model, in each run")
     parser.add_argument("--every", type=int, default=40, help="numeric steps for each proposal of the model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--log", action="store_true", help="print what happened to each proposal")
     given = parser.parse_args()
