@@ -66,8 +66,12 @@ def clipped(text: str, room: int | None) -> str:
     return text if room is None or len(text) <= room else f"{text[: room // 2]} ... {text[-(room // 2) :]}"
 
 
-def gepa_search(landscape: Landscape, seed: int, **options: Any) -> tuple[float, int]:
-    """(true score of the best, metric calls) of a run of gepa."""
+def gepa_search(landscape: Landscape, seed: int, **options: Any) -> dict[str, float]:
+    """A run of gepa: ``score`` is the true score of what it knew best when the metric calls were used up.
+
+    gepa looks at its limit between iterations and passes it: ``returned`` is the true score of what it gives back
+    after ``calls`` calls, which are more.
+    """
     import gepa
 
     adapter = LandscapeAdapter(landscape, seed)
@@ -80,6 +84,14 @@ def gepa_search(landscape: Landscape, seed: int, **options: Any) -> tuple[float,
         max_metric_calls=landscape.calls,
         logger=Quiet(),
         seed=seed,
+        raise_on_exception=False,  # noisy ancestors below 0 stop its merge as well
         **options,
     )
-    return landscape.true(result.best_candidate), adapter.calls
+    size = len(landscape.validation)
+    in_time = [k for k, calls in enumerate(result.discovery_eval_counts) if not k or calls + size <= landscape.calls]
+    best = max(in_time, key=lambda k: result.val_aggregate_scores[k])
+    return {
+        "score": landscape.true(result.candidates[best]),
+        "returned": landscape.true(result.best_candidate),
+        "calls": adapter.calls,
+    }

@@ -174,6 +174,13 @@ def rules(text: str) -> list[str]:
 
 # ---- the landscapes
 
+PLAIN = "Do what is asked."
+
+
+def first_texts(names: Sequence[str], rule: str) -> dict[str, str]:
+    """Texts without rules but for one: gepa's merge raises an error where an ancestor scores 0."""
+    return {**dict.fromkeys(names, PLAIN), names[0]: f"{PLAIN}\n- {rule}"}
+
 
 def branches(tools: int = 8, each: int = 3, **more: Any) -> Landscape:
     """Every example takes one branch, and its tool lacks the rule: the path says who is to blame."""
@@ -186,7 +193,7 @@ def branches(tools: int = 8, each: int = 3, **more: Any) -> Landscape:
         **more,
     }
     return Landscape(
-        seeds=dict.fromkeys(names, "Do what is asked."),
+        seeds=first_texts(names, kinds[0][1]),
         train=[Task(f"{rule[5:]}, case {n}", (tool,), tool, rule) for n in range(2) for tool, rule in kinds],
         validation=[Task(f"{rule[5:]}, case 9", (tool,), tool, rule) for tool, rule in kinds],
         **settings,
@@ -206,7 +213,7 @@ def crossing(parts: int = 6, on_path: int = 3, each: int = 3) -> Landscape:
     return Landscape(
         name="crossing",
         about=f"{parts} texts, {on_path} on each path",
-        seeds=dict.fromkeys(names, "Do what is asked."),
+        seeds=first_texts(names, shuffled(kinds[0][1])),
         train=[task(place, shuffled(rule), n) for n in range(3) for place, rule in kinds],
         validation=[task(place, shuffled(rule), 9) for place, rule in kinds],
         calls=400,
@@ -224,7 +231,7 @@ def trap(classes: int = 4, each: int = 2) -> Landscape:
     return Landscape(
         name="trap",
         about="a shortcut worth 0.6 hides the rest",
-        seeds={"general": "Do what is asked.", **dict.fromkeys(names, "Do what is asked.")},
+        seeds={"general": PLAIN, **first_texts(names, kinds[0][1])},
         train=tasks(range(3)),
         validation=tasks((8, 9)),
         calls=500,
@@ -232,26 +239,33 @@ def trap(classes: int = 4, each: int = 2) -> Landscape:
     )
 
 
-WORLD = {word: len(word) + index for index, word in enumerate("metre mile yard inch foot acre pint gallon ounce stone".split())}
-"""What the model knows, and the first values do not."""
+WORDS = {
+    "read": "metre mile yard inch foot league",
+    "convert": "acre pint gallon ounce stone barrel",
+    "label": "knot carat bushel fathom chain furlong",
+}
+WORLD = {word: len(word) + number for number, word in enumerate(["rod", *" ".join(WORDS.values()).split()])}
+"""What the model knows; the first values of a step lack a third of it."""
 
 STEP = '''def {name}(before: str, word: str) -> str:
     """One step."""
-    table = {{'metre': 5}}
+    table = {table}
     return f"{{before}} {{table[word]}}"
 '''
 
 
 def errors() -> Landscape:
-    """Each of three functions raises KeyError for words that it does not know; the error comes from the first of them."""
-    names = ("read", "convert", "label")
-    words = list(WORLD)
+    """Three functions, each of which raises KeyError for words that it does not know; all are on every path."""
+    seeds = {}
+    for name, lacking in WORDS.items():
+        known = {word: value for word, value in WORLD.items() if word not in lacking.split()}
+        seeds[name] = STEP.format(name=name, table=known)
     return Landscape(
         name="errors",
         about="3 functions that raise",
-        seeds={name: STEP.format(name=name) for name in names},
-        train=[Task(f"{word}, case {n}", names, "", word) for n in range(2) for word in words],
-        validation=[Task(f"{word}, case 9", names, "", word) for word in words],
+        seeds=seeds,
+        train=[Task(f"{word}, case {n}", tuple(WORDS), "", word) for n in range(2) for word in WORLD],
+        validation=[Task(f"{word}, case 9", tuple(WORDS), "", word) for word in WORLD],
         calls=300,
         code=True,
     )

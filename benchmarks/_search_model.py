@@ -20,7 +20,8 @@ from trace_core.integrations.llm.errors import ContextTooLong
 
 MISSING = re.compile(r"missing: (rule-\w+)(?: or (rule-\w+))?")
 USELESS = re.compile(r"useless: (\w+):(rule-\w+)")
-ASSIGNED = re.compile(r'''^(\w+) = ("""(?:[^\\]|\\[\s\S])*?"""|'.*'|".*")$''', re.MULTILINE)
+_LONG = r"(?:[^\\]|\\[\s\S])*?"
+ASSIGNED = re.compile(rf"""^(\w+) = (\"{{3}}{_LONG}\"{{3}}|'{{3}}{_LONG}'{{3}}|'.*'|".*")$""", re.MULTILINE)
 UNKNOWN = re.compile(r"KeyError: '?\"?'?(\w+)")
 
 
