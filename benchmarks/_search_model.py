@@ -1,8 +1,8 @@
 """A language model that follows rules: it knows what stands in its prompt, and nothing else.
 
 ``answer`` reads a prompt of OptoPrime, ``reflect`` the prompt of gepa's own template. Both see feedback such as
-``missing: rule-3a`` and ``useless: tool2:rule-4b`` beside an example, and change the value that they see of a component that
-this example went through. What a prompt leaves out cannot be used, and what it shortens is lost from the value.
+``missing: rule-3a`` and ``useless: tool2:rule-4b`` beside an example, and change the value that they see of a component
+that this example went through. What a prompt leaves out cannot be used, and what it shortens is lost from the value.
 """
 
 from __future__ import annotations
