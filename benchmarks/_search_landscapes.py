@@ -158,7 +158,7 @@ class CodeWorkflow(tc.Module):
         for name, source in landscape.seeds.items():
             scope: dict[str, Any] = {}
             exec(source, scope)  # noqa: S102 - the benchmark's own code
-            setattr(self, name, tc.bundle(scope[name], trainable=True, source=source))
+            setattr(self, name, tc.bundle(scope[name], trainable=True, source=source, isolation="inline"))
 
     def forward(self, task: Task) -> Any:
         state: Any = ""

@@ -3,8 +3,8 @@
 
     python benchmarks/search.py [--json out.json] [--quick] [--seeds 10] [--only branches,trap]
 
-Needs the extra ``bench``. The landscapes stand in ``_search_landscapes.py``. The model follows one and the same rule for
-all (``_search_model.py``): it reads the prompt that a search sends, OptoPrime's or that of gepa's own template, and
+Needs the extra ``bench``. The landscapes stand in ``_search_landscapes.py``. The model follows one and the same rule
+for all (``_search_model.py``): it reads the prompt that a search sends, OptoPrime's or that of gepa's own template, and
 changes what stands there. Scores are true ones, without noise, over all validation examples; the best is 1. A study
 never passes its limit of metric calls. gepa does, since it looks at it between iterations: what it knew best when the
 calls were used up counts, and what it returned later is printed below.
@@ -161,7 +161,7 @@ def study_seconds(evaluations: int, size: int) -> tuple[float, int]:
         lambda output, example: (output * 7 % 100) / 100,
         list(range(size)),
         optimizer=Counting([quality]),
-        search=Search(perfect=None),
+        search=Search(perfect=None, reuse=0),  # each evaluation is made
         budget=Budget(metric_calls=evaluations),
     )
     began = time.process_time()
