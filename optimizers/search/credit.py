@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Protocol
 
 from trace_core.optimizers.llm.memory import score_of
@@ -27,12 +26,15 @@ class TraceCredit:
     """Suspects the parameters that reach failing outputs rather than good ones, and those near the error.
 
     A trace counts as failing by how far its score is below the best of the minibatch, or below ``perfect`` where that
-    is more. The suspicion of a parameter is Ochiai's coefficient of being on a path and failing (Ochiai, 1957; for
-    programs: Abreu, Zoeteweij and van Gemund, 2007), with these weights in place of counts. Where the output is an
-    error, a parameter counts with 1/2 for each step between the operator that raised and the first that reads it.
+    is more. The suspicion of a parameter is the share of failure among the paths it is on ("Scalable Statistical Bug
+    Isolation", Liblit et al., 2005, section 3), with these weights in place of counts: only a path that does not fail
+    clears it, since each example may fail for a reason of its own. And it has one: of every path that fails at least
+    half as much as the worst, the most suspicious are chosen. Where the output is an error, a parameter counts
+    with 1/2 for each step between the operator that raised and the first that reads it. Of equally suspicious ones
+    those go first that more failing paths have in common.
 
     Args:
-        k: at most so many, the most suspicious; None for all that come near the most suspicious one.
+        k: at most so many, the most suspicious; None for all that come near the most suspicious one of a path.
         near: how near, as a share of its suspicion.
         perfect: score of an output with nothing wrong.
     """
@@ -42,36 +44,53 @@ class TraceCredit:
 
     def choose(self, traces: Sequence[Trace], names: Mapping[Parameter, str], turn: int) -> list[Parameter]:
         """See Credit."""
-        suspicion = self.suspicion(traces, names)
-        if not suspicion:
-            return []
-        top = max(suspicion.values())
-        chosen = [p for p, value in suspicion.items() if value >= self.near * top]
+        failing = _failing(traces, self.perfect)
+        found = self._found(traces, failing, names)
+        near: set[Parameter] = set()
+        for trace, failure in zip(traces, failing, strict=True):
+            on_it = [p for p in presence(trace) if p in found] if failure >= 0.5 else []
+            top = max((found[p][0] for p in on_it), default=0.0)
+            near.update(p for p in on_it if found[p][0] >= self.near * top)
+        chosen = [p for p in found if p in near]
         if self.k is None or len(chosen) <= self.k:
             return chosen
         # who is equal takes turns: rotated first, and sorting keeps the order of equals
         start = turn * self.k % len(chosen)
         rotated = chosen[start:] + chosen[:start]
-        kept = set(sorted(rotated, key=lambda p: -round(suspicion[p], 9))[: self.k])
+        ranks = {p: tuple(-round(value, 9) for value in found[p]) for p in chosen}
+        kept = set(sorted(rotated, key=ranks.__getitem__)[: self.k])
         return [p for p in chosen if p in kept]
 
     def suspicion(self, traces: Sequence[Trace], names: Mapping[Parameter, str]) -> dict[Parameter, float]:
         """parameter -> how suspicious, from 0 to 1, of those on a failing path; in the order of ``names``."""
-        scores = [score_of(trace) for trace in traces]
-        best = max((score for score in scores if score is not None), default=0.0)
-        top = max(best, self.perfect)
-        worst = min((score for score in scores if score is not None), default=0.0)
-        failing = [1.0 if s is None else (top - s) / (top - worst) if top > worst else 0.0 for s in scores]
-        total = math.fsum(failing)
-        if not total:
-            return {}
+        found = self._found(traces, _failing(traces, self.perfect), names)
+        return {p: suspicion for p, (suspicion, _) in found.items()}
+
+    def _found(
+        self, traces: Sequence[Trace], failing: Sequence[float], names: Mapping[Parameter, str]
+    ) -> dict[Parameter, tuple[float, float]]:
+        """parameter -> (suspicion, failure on the paths it is on)."""
+        reached: dict[Parameter, float] = {}
         failed: dict[Parameter, float] = {}
         passed: dict[Parameter, float] = {}
         for trace, failure in zip(traces, failing, strict=True):
             for parameter, weight in presence(trace).items():
+                reached[parameter] = reached.get(parameter, 0.0) + failure
                 failed[parameter] = failed.get(parameter, 0.0) + failure * weight
                 passed[parameter] = passed.get(parameter, 0.0) + (1 - failure) * weight
-        return {p: failed[p] / math.sqrt(total * (failed[p] + passed[p])) for p in names if failed.get(p, 0.0) > 0}
+        return {
+            p: (failed[p] / reached[p] * failed[p] / (failed[p] + passed[p]), failed[p])
+            for p in names
+            if failed.get(p, 0.0) > 0
+        }
+
+
+def _failing(traces: Sequence[Trace], perfect: float) -> list[float]:
+    """How much each fails, from 0 to 1; all 0 if none does."""
+    scores = [score_of(trace) for trace in traces]
+    known = [score for score in scores if score is not None]
+    top, worst = max([perfect, *known]), min(known, default=0.0)
+    return [1.0 if s is None else (top - s) / (top - worst) if top > worst else 0.0 for s in scores]
 
 
 def presence(trace: Trace) -> dict[Parameter, float]:

@@ -215,6 +215,15 @@ def test_who_is_on_the_failing_path_alone_is_blamed() -> None:
     assert blamed(workflow, lambda out, x: 1.0, [0, 1, 2]) == []
 
 
+def test_only_a_path_that_does_not_fail_clears_a_parameter() -> None:
+    workflow = Branches()
+    everybody = ["even", "odd", "shared"]
+    assert sorted(blamed(workflow, lambda out, x: 0.0, [0, 2, 4, 1])) == everybody  # each may have a reason of its own
+    fails_on = {1, 2}
+    assert sorted(blamed(workflow, lambda out, x: float(x not in fails_on), [0, 1, 2])) == everybody
+    assert blamed(workflow, lambda out, x: float(x not in fails_on), [0, 1, 2], k=1) == ["odd"]
+
+
 def test_who_is_nearest_to_an_error_is_blamed() -> None:
     workflow = Branches()
     workflow.odd.update(0)
