@@ -132,28 +132,32 @@ def run_binary(op: Operator, fn: Callable[[Any, Any], Any], left: Node, right: A
     """``run`` for two operands, of which the value of ``left``, as read, is a plain tensor."""
     kind = type(right)
     other = kept = right
-    if kind is Node:
-        other = right._value
-        kind = type(other)
-        if kind not in PLAIN_TENSORS and kind not in ATOMIC:
-            return apply(op, (left, right))
-    elif kind in PLAIN_TENSORS:
-        kept = leaf(right)
-    elif kind not in ATOMIC:
-        if not isinstance(right, Node):
-            return _run_any(op, fn, (left, right), None)
-        kept = right._read(None)
-        other = kept._value
-        kind = type(other)
-        if kind not in PLAIN_TENSORS:
-            return apply(op, (left, right))
     try:
         value = left._value
-        if value._version == left._snap.version and (kind in ATOMIC or other._version == kept._snap.version):
-            return made(fn(value, other), op, (left, kept))
+        if value._version != left._snap.version:
+            return apply(op, (left, right))
+        if kind is Node:
+            other = right._value
+            kind = type(other)
+            if kind in PLAIN_TENSORS:
+                if other._version != right._snap.version:
+                    return apply(op, (left, right))
+            elif kind not in ATOMIC:
+                return apply(op, (left, right))
+        elif kind in ATOMIC:
+            pass
+        elif kind in PLAIN_TENSORS:
+            kept = leaf(right)
+        elif isinstance(right, Node):
+            kept = right._read(None)  # sees for itself whether it was changed
+            other = kept._value
+            if type(other) not in PLAIN_TENSORS:
+                return apply(op, (left, right))
+        else:
+            return _run_any(op, fn, (left, right), None)
+        return made(fn(value, other), op, (left, kept))
     except Exception:  # noqa: BLE001 - as above
         return apply(op, (left, right))
-    return apply(op, (left, right))
 
 
 def run_method(op: Operator, owner: Node, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
