@@ -100,7 +100,9 @@ def _map_pairs(
     return None if same else pairs
 
 
-def _map_fields(value: Any, change: Callable[[Any], Any], seen: frozenset[int], leaves: Leaves | None) -> dict[str, Any]:
+def _map_fields(
+    value: Any, change: Callable[[Any], Any], seen: frozenset[int], leaves: Leaves | None
+) -> dict[str, Any]:
     """The fields of a record that are replaced."""
     fields = record_fields(value)
     new = {name: map_nodes(item, change, seen, leaves=leaves) for name, item in fields.items()}

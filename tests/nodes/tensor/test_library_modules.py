@@ -29,7 +29,7 @@ class ModelOutput(OrderedDict[str, Any]):
         return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.keys() and value is not None:  # noqa: SIM118
+        if name in self.keys() and value is not None:
             super().__setitem__(name, value)
         super().__setattr__(name, value)
 
@@ -41,7 +41,7 @@ class ModelOutput(OrderedDict[str, Any]):
         raise TypeError("outputs are not updated")
 
     def to_tuple(self) -> tuple[Any, ...]:
-        return tuple(self[key] for key in self.keys())  # noqa: SIM118
+        return tuple(self[key] for key in self.keys())
 
 
 @dataclass
@@ -123,7 +123,7 @@ def test_outputs_are_those_of_the_model(model: LanguageModel, transparent: bool)
     assert torch.equal(out[1].value, expected.logits)
     assert len(out.hidden_states) == 3
     assert torch.equal(out.hidden_states[-1].value, expected.hidden_states[-1])
-    assert [torch.equal(a.value, b) for a, b in zip(out.to_tuple()[2], expected.hidden_states, strict=True)] == [True] * 3
+    assert all(torch.equal(a.value, b) for a, b in zip(out.to_tuple()[2], expected.hidden_states, strict=True))
     assert out.attentions.value is None
     assert list(out.value.keys()) == ["loss", "logits", "hidden_states"]
     assert node(**batch(), return_dict=False)[0].value == expected.loss
