@@ -80,7 +80,7 @@ def operands(args: Collection[Any]) -> tuple[list[Any], list[Any]] | None:
 
 def run(op: Operator, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Node:
     """Compute and record, outside of any scope. ``kwargs`` is handed over."""
-    first = args[0] if args else None
+    first: Any = args[0] if args else None
     kind = type(first)
     try:
         if kind is Node:
