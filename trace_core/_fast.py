@@ -30,104 +30,134 @@ from trace_core.node import Blank, Node, apply, leaf
 from trace_core.parameter import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from trace_core.operators import Operator
 
 
-def operands(args: Iterable[Any]) -> tuple[list[Any], list[Any]] | None:
+def operands(args: Collection[Any]) -> tuple[list[Any], list[Any]] | None:
     """(plain values, what is recorded) of arguments outside of any scope; None if one of them is unusual."""
-    plain: list[Any] = []
-    kept: list[Any] = []
-    for arg in args:
+    plain = [*args]
+    kept = plain.copy()
+    for index, arg in enumerate(args):  # most stay what they are
         kind = type(arg)
-        keep = arg
         if kind is Node:
-            arg = keep._value
-            kind = type(arg)
+            plain[index] = value = arg._value
+            kind = type(value)
             if kind in PLAIN_TENSORS:
-                if arg._version != keep._snap.version:
+                if value._version != arg._snap.version:
                     return None
             elif kind not in ATOMIC:
                 return None
+        elif kind in SIMPLE:
+            pass
         elif kind in PLAIN_TENSORS:
-            keep = leaf(arg)
+            kept[index] = leaf(arg)
         elif kind is tuple or kind is list:
-            if not SIMPLE.issuperset(map(type, arg)):
-                inside = operands(arg)
-                if inside is None:
-                    return None
-                arg, keep = kind(inside[0]), kind(inside[1])
-            elif kind is list:  # shapes, dims
-                keep = arg.copy()
-        elif kind not in SIMPLE:
+            for item in arg:
+                if type(item) not in SIMPLE:
+                    inside = operands(arg)
+                    if inside is None:
+                        return None
+                    if kind is list:
+                        plain[index], kept[index] = inside
+                    else:
+                        plain[index], kept[index] = tuple(inside[0]), tuple(inside[1])
+                    break
+            else:
+                if kind is list:  # shapes, dims
+                    kept[index] = arg.copy()
+        else:
             if not isinstance(arg, Node):
                 return None
-            keep = arg if kind is Version else arg._read(None)
-            arg = keep._value
-            kind = type(arg)
+            kept[index] = read = arg if kind is Version else arg._read(None)
+            plain[index] = value = read._value
+            kind = type(value)
             if kind not in PLAIN_TENSORS and kind not in ATOMIC:
                 return None
-        plain.append(arg)
-        kept.append(keep)
     return plain, kept
 
 
 def run(op: Operator, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Node:
     """Compute and record, outside of any scope. ``kwargs`` is handed over."""
+    first: Any = args[0] if args else None
+    kind = type(first)
     try:
-        if kwargs:
-            found, named = operands(args), _named(kwargs)
-            if found is not None and named is not None:
-                return made(fn(*found[0], **named[0]), op, tuple(found[1]), named[1])
-        elif len(args) == 1 and type(args[0]) is Node:
-            node = args[0]
-            value = node._value
-            if type(value) in PLAIN_TENSORS and value._version == node._snap.version:
-                return made(fn(value), op, args)
-        else:
-            found = operands(args)
+        if kind is Node:
+            value = first._value
+            if type(value) in PLAIN_TENSORS:
+                if len(args) == 1:
+                    if value._version != first._snap.version:
+                        return apply(op, args, kwargs)
+                    if not kwargs:
+                        return made(fn(value), op, args)
+                    named = _named(kwargs)
+                    if named is not None:
+                        return made(fn(value, **named[0]), op, args, named[1])
+                elif len(args) == 2 and not kwargs:
+                    return run_binary(op, fn, first, args[1])
+        elif (kind is list or kind is tuple) and len(args) == 1 and not kwargs:  # cat, stack
+            found = operands(first)
             if found is not None:
-                return made(fn(*found[0]), op, tuple(found[1]))
+                return made(fn(kind(found[0])), op, (kind(found[1]),))
     except Exception:  # noqa: BLE001 - done again by the general path, which reports it as an ExecutionError
+        return apply(op, args, kwargs)
+    return _run_any(op, fn, args, kwargs)
+
+
+def _run_any(op: Operator, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Node:
+    try:
+        found = operands(args)
+        if found is not None:
+            if not kwargs:
+                return made(fn(*found[0]), op, tuple(found[1]))
+            named = _named(kwargs)
+            if named is not None:
+                return made(fn(*found[0], **named[0]), op, tuple(found[1]), named[1])
+    except Exception:  # noqa: BLE001 - as above
         return apply(op, args, kwargs)
     return apply(op, args, kwargs)
 
 
 def _named(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """``operands`` for keyword arguments, which mostly hold no tensors."""
-    if SIMPLE.issuperset(map(type, kwargs.values())):
-        return kwargs, kwargs
-    found = operands(kwargs.values())
-    return found and (dict(zip(kwargs, found[0], strict=True)), dict(zip(kwargs, found[1], strict=True)))
+    for value in kwargs.values():
+        if type(value) not in SIMPLE:
+            found = operands(kwargs.values())
+            return found and (dict(zip(kwargs, found[0], strict=True)), dict(zip(kwargs, found[1], strict=True)))
+    return kwargs, kwargs
 
 
 def run_binary(op: Operator, fn: Callable[[Any, Any], Any], left: Node, right: Any) -> Node:
     """``run`` for two operands, of which the value of ``left``, as read, is a plain tensor."""
     kind = type(right)
     other = kept = right
-    if kind is Node:
-        other = right._value
-        kind = type(other)
-        if kind not in PLAIN_TENSORS and kind not in ATOMIC:
-            return apply(op, (left, right))
-    elif kind in PLAIN_TENSORS:
-        kept = leaf(right)
-    elif kind not in ATOMIC:
-        if not isinstance(right, Node):
-            return run(op, fn, (left, right))
-        kept = right._read(None)
-        other = kept._value
-        kind = type(other)
-        if kind not in PLAIN_TENSORS:
-            return apply(op, (left, right))
     try:
         value = left._value
-        if value._version == left._snap.version and (kind in ATOMIC or other._version == kept._snap.version):
-            return made(fn(value, other), op, (left, kept))
+        if value._version != left._snap.version:
+            return apply(op, (left, right))
+        if kind is Node:
+            other = right._value
+            kind = type(other)
+            if kind in PLAIN_TENSORS:
+                if other._version != right._snap.version:
+                    return apply(op, (left, right))
+            elif kind not in ATOMIC:
+                return apply(op, (left, right))
+        elif kind in ATOMIC:
+            pass
+        elif kind in PLAIN_TENSORS:
+            kept = leaf(right)
+        elif isinstance(right, Node):
+            kept = right._read(None)  # sees for itself whether it was changed
+            other = kept._value
+            if type(other) not in PLAIN_TENSORS:
+                return apply(op, (left, right))
+        else:
+            return _run_any(op, fn, (left, right), None)
+        return made(fn(value, other), op, (left, kept))
     except Exception:  # noqa: BLE001 - as above
         return apply(op, (left, right))
-    return apply(op, (left, right))
 
 
 def run_method(op: Operator, owner: Node, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
@@ -136,15 +166,33 @@ def run_method(op: Operator, owner: Node, name: str, args: tuple[Any, ...], kwar
         read = owner if type(owner) is Node else owner._read(None)
         value = read._value
         if read is not owner or value._version == read._snap.version:
-            method = getattr(value, name)
-            if not kwargs and SIMPLE.issuperset(map(type, args)):
-                return made(method(*args), op, (read, name, *args))
-            found, named = operands(args), _named(kwargs)
-            if found is not None and named is not None:
-                return made(method(*found[0], **named[0]), op, (read, name, *found[1]), named[1] or None)
+            plain = kept = args
+            for arg in args:
+                if type(arg) not in SIMPLE:
+                    found = operands(args)
+                    if found is None:
+                        return apply(op, (owner, name, *args), kwargs)
+                    plain, kept = found  # type: ignore[assignment]
+                    break
+            if not kwargs:
+                return made(getattr(value, name)(*plain), op, (read, name, *kept))
+            named = _named(kwargs)
+            if named is not None:
+                return made(getattr(value, name)(*plain, **named[0]), op, (read, name, *kept), named[1])
     except Exception:  # noqa: BLE001 - as above
         return apply(op, (owner, name, *args), kwargs)
     return apply(op, (owner, name, *args), kwargs)
+
+
+def run_attribute(op: Operator, owner: Node, name: str) -> Node:
+    """``run`` for an attribute of a plain tensor that is a tensor."""
+    try:
+        value = owner._value
+        if value._version == owner._snap.version:
+            return made(getattr(value, name), op, (owner, name))
+    except Exception:  # noqa: BLE001 - as above
+        return apply(op, (owner, name))
+    return apply(op, (owner, name))
 
 
 def made(value: Any, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Node:

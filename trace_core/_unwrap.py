@@ -22,6 +22,8 @@ from trace_core.node import Node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    Leaves = Callable[[Any], bool]
+
 
 def is_record(kind: type) -> bool:
     """Whether instances are dataclasses or pydantic models: data with named fields."""
@@ -46,71 +48,73 @@ def replace_fields(value: Any, fields: dict[str, Any]) -> Any:
 
 
 def map_nodes(
-    value: Any, change: Callable[[Any], Any], seen: frozenset[int] = frozenset(), *, tensors: bool = False
+    value: Any, change: Callable[[Any], Any], seen: frozenset[int] = frozenset(), *, leaves: Leaves | None = None
 ) -> Any:
     """``value`` with every node at any depth replaced by ``change(node)``; ``value`` itself if nothing was replaced.
 
-    With ``tensors``, torch tensors are replaced instead of nodes.
+    With ``leaves``, the values for which it is true are replaced instead of nodes.
     """
     kind = type(value)
     if kind in ATOMIC:
         return value
     if isinstance(value, Node):
-        return value if tensors else change(value)
-    if tensors and is_tensor(value):
+        return value if leaves is not None else change(value)
+    if leaves is not None and leaves(value):
         return change(value)
     if kind is list or kind is tuple or kind is set or kind is frozenset:
         if all_atomic(value) or id(value) in seen:
             return value
         seen = seen | {id(value)}
-        items = [map_nodes(item, change, seen, tensors=tensors) for item in value]
+        items = [map_nodes(item, change, seen, leaves=leaves) for item in value]
         return value if all(map(is_, items, value)) else kind(items)
     if kind is dict:
         if (all_atomic(value.values()) and all_atomic(value)) or id(value) in seen:
             return value
-        pairs = _map_pairs(value, change, seen | {id(value)}, tensors)
+        pairs = _map_pairs(value, change, seen | {id(value)}, leaves)
         return value if pairs is None else dict(pairs)
     if isinstance(value, tuple) and (hasattr(kind, "_fields") or hasattr(kind, "n_fields")):
         # named tuples, and the named results of torch.max and the like
-        items = [map_nodes(item, change, seen, tensors=tensors) for item in value]
+        items = [map_nodes(item, change, seen, leaves=leaves) for item in value]
         if all(map(is_, items, value)):
             return value
         return kind(*items) if hasattr(kind, "_fields") else kind(items)
     if isinstance(value, list | dict | set | deque) and not hasattr(kind, "__trace_core_module__"):
-        return value if id(value) in seen else _map_subclass(value, change, seen | {id(value)}, tensors)
+        return value if id(value) in seen else _map_subclass(value, change, seen | {id(value)}, leaves)
     if is_record(kind) and not isinstance(value, type) and not hasattr(kind, "__trace_core_module__"):
         if id(value) in seen:
             return value
-        changed = _map_fields(value, change, seen | {id(value)}, tensors)
+        changed = _map_fields(value, change, seen | {id(value)}, leaves)
         return replace_fields(value, changed) if changed else value
     return value
 
 
 def _map_pairs(
-    value: Mapping[Any, Any], change: Callable[[Any], Any], seen: frozenset[int], tensors: bool
+    value: Mapping[Any, Any], change: Callable[[Any], Any], seen: frozenset[int], leaves: Leaves | None
 ) -> list[tuple[Any, Any]] | None:
     """The items with what was replaced; None if nothing was."""
     pairs = [
-        (map_nodes(key, change, seen, tensors=tensors), map_nodes(item, change, seen, tensors=tensors))
+        (map_nodes(key, change, seen, leaves=leaves), map_nodes(item, change, seen, leaves=leaves))
         for key, item in value.items()
     ]
     same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True))
     return None if same else pairs
 
 
-def _map_fields(value: Any, change: Callable[[Any], Any], seen: frozenset[int], tensors: bool) -> dict[str, Any]:
+def _map_fields(
+    value: Any, change: Callable[[Any], Any], seen: frozenset[int], leaves: Leaves | None
+) -> dict[str, Any]:
     """The fields of a record that are replaced."""
     fields = record_fields(value)
-    new = {name: map_nodes(item, change, seen, tensors=tensors) for name, item in fields.items()}
+    new = {name: map_nodes(item, change, seen, leaves=leaves) for name, item in fields.items()}
     return {name: item for name, item in new.items() if item is not fields[name]}
 
 
-def _map_subclass(value: Any, change: Callable[[Any], Any], seen: frozenset[int], tensors: bool) -> Any:
+def _map_subclass(value: Any, change: Callable[[Any], Any], seen: frozenset[int], leaves: Leaves | None) -> Any:
     """``map_nodes`` for subclasses of list, dict and set, and for deque: a copy by the class's own means, refilled."""
     import copy
 
     if isinstance(value, dict):
-        pairs = _map_pairs(value, change, seen, tensors)
+        pairs = _map_pairs(value, change, seen, leaves)
         if pairs is None:
             return value
         duplicate = copy.copy(value)
@@ -118,10 +122,10 @@ def _map_subclass(value: Any, change: Callable[[Any], Any], seen: frozenset[int]
         for key, item in pairs:
             dict.__setitem__(duplicate, key, item)
         if is_record(type(value)):  # a dict whose items are its fields as well
-            for name, item in _map_fields(value, change, seen, tensors).items():
+            for name, item in _map_fields(value, change, seen, leaves).items():
                 object.__setattr__(duplicate, name, item)
         return duplicate
-    items = [map_nodes(item, change, seen, tensors=tensors) for item in value]
+    items = [map_nodes(item, change, seen, leaves=leaves) for item in value]
     if all(map(is_, items, value)):
         return value
     duplicate = copy.copy(value)
@@ -215,4 +219,4 @@ def _with_leaves(recorded: Any) -> Any:
         return recorded
     from trace_core.node import leaf
 
-    return map_nodes(recorded, leaf, tensors=True)
+    return map_nodes(recorded, leaf, leaves=is_tensor)

@@ -8,7 +8,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trace_core._fast import METADATA, TENSOR_VALUED, metadata, run_binary, run_method
+from trace_core._fast import METADATA, TENSOR_VALUED, metadata, run_attribute, run_binary, run_method
 from trace_core._fast import run as run_fast
 from trace_core._torch import STOCHASTIC
 from trace_core._values import ATOMIC, PLAIN_TENSORS, is_ndarray, is_tensor
@@ -242,13 +242,14 @@ class BoundMethod:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Node:
         owner, name = self._owner, self._name
         if PLAIN_TENSORS and type(owner._value) in PLAIN_TENSORS:
-            if name in STOCHASTIC:
+            if name not in STOCHASTIC:
+                if current.get() is None:
+                    return run_method(METHOD, owner, name, args, kwargs)
+            else:
                 from trace_core._random_ops import random_operator
 
                 inputs = (owner, name, *args)
                 return apply(random_operator(METHOD, inputs, kwargs), inputs, kwargs)
-            if current.get() is None:
-                return run_method(METHOD, owner, name, args, kwargs)
         return apply(METHOD, (owner, name, *args), kwargs)
 
     @property
@@ -273,18 +274,26 @@ def _bound(owner: Node, name: str) -> BoundMethod:
 
 
 def _keep_at_hand(name: str) -> None:
-    """Give Node a property for a method of tensors. It answers as ``get_attribute`` does.
+    """Give Node a property for a method of tensors, or an attribute that is one. It answers as ``get_attribute`` does.
 
     A property is found at once; ``__getattr__`` is asked only after a search that fails, and an exception made of that.
     """
 
     def get(node: Node) -> Any:
         if type(node) is Node and type(node._value) in PLAIN_TENSORS:
-            return _bound(node, name)
+            method = BoundMethod()  # ``_bound`` written out
+            method._owner = node
+            method._name = name
+            return method
+        return get_attribute(node, name)
+
+    def get_tensor(node: Node) -> Any:
+        if type(node) is Node and type(node._value) in PLAIN_TENSORS and current.get() is None:
+            return run_attribute(GETATTR, node, name)
         return get_attribute(node, name)
 
     if not hasattr(Node, name):
-        setattr(Node, name, property(get))
+        setattr(Node, name, property(get_tensor if name in TENSOR_VALUED else get))
 
 
 def get_attribute(node: Node, name: str) -> Any:
@@ -298,6 +307,7 @@ def get_attribute(node: Node, name: str) -> Any:
         if name in METADATA:
             return metadata(read, value, name)
         if name in TENSOR_VALUED and frame is None:
+            _keep_at_hand(name)
             return run_fast(GETATTR, getattr, (node, name), None)
     try:
         attribute = getattr(value, name)

@@ -67,4 +67,4 @@ def is_released(value: Any) -> bool:
 
 def without_tensors(value: Any) -> Any:
     """``value`` with Released marks for tensors at any depth of plain containers; itself if there are none."""
-    return map_nodes(value, Released, tensors=True)
+    return map_nodes(value, Released, leaves=is_tensor)

@@ -125,8 +125,8 @@ class _Recorder:
             self._note(_Inside(name.strip("_")), args, kwargs, result)
 
     def _note(self, op: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        linked = tuple([map_nodes(value, self._node, tensors=True) for value in args])
-        linked_kwargs = {key: map_nodes(value, self._node, tensors=True) for key, value in kwargs.items()}
+        linked = tuple([map_nodes(value, self._node, leaves=is_tensor) for value in args])
+        linked_kwargs = {key: map_nodes(value, self._node, leaves=is_tensor) for key, value in kwargs.items()}
         node = make(without_tensors(result), op, linked)
         if linked_kwargs:
             node._more().kwargs = linked_kwargs
@@ -156,7 +156,7 @@ class _Recorder:
 
     def inner(self, result: Any) -> Any:
         """The result with nodes for its tensors."""
-        return map_nodes(result, self._node, tensors=True) if _has_tensors(result) else None
+        return map_nodes(result, self._node, leaves=is_tensor) if _has_tensors(result) else None
 
 
 def _has_tensors(value: Any) -> bool:

@@ -78,20 +78,18 @@ def _leaf(node: Node) -> Node:
 
 
 def _small(value: Any) -> Any:
-    """The value with big tensors and arrays sketched, at any depth of plain containers; small ones are copied."""
-    if isinstance(value, Node):
-        return value
-    if is_tensor(value):
-        return value.detach().clone() if value.numel() <= SMALL else Sketch(value)
-    if is_ndarray(value):
-        return value if value.size <= SMALL else Sketch(value)
+    """The value with big tensors and arrays sketched, at any depth of containers and records; small ones are copied."""
     if isinstance(value, Changed):
         small = _small(value.value)
         return small if isinstance(small, Sketch) else Changed(small)  # of a sketch nothing has changed
-    kind = type(value)
-    if kind is list or kind is tuple:
-        items = [_small(item) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else kind(items)
-    if kind is dict:
-        return {key: _small(item) for key, item in value.items()}
-    return value
+    return map_nodes(value, _small_leaf, leaves=_is_numeric)
+
+
+def _is_numeric(value: Any) -> bool:
+    return is_tensor(value) or is_ndarray(value)
+
+
+def _small_leaf(value: Any) -> Any:
+    if is_tensor(value):
+        return value.detach().clone() if value.numel() <= SMALL else Sketch(value)
+    return value if value.size <= SMALL else Sketch(value)

@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -373,6 +374,33 @@ def test_kept_traces_hold_no_big_tensors() -> None:
     assert len(kept) == 2
     assert "tensor(100x200, float32)" in kept[0].render()
     assert "smaller" in kept[0].render()
+
+
+@dataclass
+class Prediction:
+    scores: Any
+    hidden: tuple[Any, ...]
+
+
+class Predictor(torch.nn.Module):  # type: ignore[misc, name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(200, 100)
+
+    def forward(self, x: Any) -> Prediction:
+        scores = self.layer(x)
+        return Prediction(scores, (torch.relu(scores),))
+
+
+def test_a_kept_trace_holds_no_tensors_of_outputs_with_fields() -> None:
+    out = module_node(Predictor())(torch.ones(50, 200))
+    trace = tc.Trace.of(out.scores.sum(), (0.5, "smaller"))
+    alive = [weakref.ref(tensor) for tensor in (out.value.scores, *out.value.hidden)]
+    kept = light(trace)
+    del out, trace
+    gc.collect()
+    assert [link() for link in alive] == [None, None]
+    assert "Prediction(scores=tensor(50x100, float32), hidden=(tensor(50x100, float32),))" in kept.render()
 
 
 def test_a_kept_trace_reads_as_the_trace_did() -> None:
