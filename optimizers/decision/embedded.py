@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trace_core.nodes.decision._numpy import np
 from trace_core.nodes.decision.errors import InvalidProblem
 from trace_core.optimizers.decision.relu import Embedding
 
@@ -25,6 +26,17 @@ class Embedded:
     network: Any
     doubt: ReluNetwork | None
 
+    def predict(self, x: Array, xi: Array) -> Array:
+        """Minimised values for rows of x and xi."""
+        raise NotImplementedError
+
+    def in_scenario(self, x: Array, xi: Array) -> Array:
+        """The same for rows of x in one scenario; faster, as what is fixed goes into the first layer."""
+        if self.network is None or self.doubt is not None:
+            return self.predict(x, np.broadcast_to(xi, (len(x), len(xi))))
+        values: Array = self.network.folded(*self.features.given_xi(xi))(x)[:, 0]
+        return values
+
     def add_value(
         self, model: Model, columns: Columns, domain: Domain, *, x: Array | None = None, xi: Array | None = None
     ) -> Affine | None:
@@ -45,6 +57,12 @@ class Embedded:
     ) -> Affine:
         if x is not None:
             matrix, offset = self.features.given_x(x)
+            lifting = getattr(self.features, "lifting", None)
+            if lifting is not None:  # features are affine in more than xi: that goes into the model first
+                size = len(columns)
+                inside = Embedding(model, columns, lifting(), np.eye(size), np.zeros(size), domain)
+                first, domain, columns = inside.output, inside.domain, inside.output.columns
+                matrix, offset = matrix @ first.matrix, matrix @ first.constant + offset
         elif xi is not None:
             matrix, offset = self.features.given_xi(xi)
         else:

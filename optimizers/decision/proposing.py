@@ -44,7 +44,7 @@ class Proposer:
         """Worst predicted total of each row of decisions over the scenarios."""
         worst = np.full(len(rows), -np.inf)
         for xi in scenarios:
-            worst = np.maximum(worst, self.surrogate.predict(rows, np.broadcast_to(xi, (len(rows), len(xi)))))
+            worst = np.maximum(worst, self.surrogate.in_scenario(rows, xi))
         found: Array = worst + rows @ self.problem.cost + self.problem.constant
         return found
 
@@ -105,12 +105,12 @@ class Proposer:
                 rows = self._neighbours(x)
                 totals = self.predicted(rows, scenarios) if len(rows) else np.empty(0)
                 order = np.argsort(totals, kind="stable")[: 80 + count]
-                allowed = [k for k in order if self.problem.allows(rows[k])]
+                allowed = order[self.problem.allowed(rows[order])]
                 for k in allowed:
                     if (key := rows[k].tobytes()) not in taken:
                         pool[key] = (float(totals[k]), rows[k])
                 here = here if math.isfinite(here) else float(self.predicted(x[None], scenarios)[0])
-                if not allowed or totals[allowed[0]] >= here - 1e-12:
+                if not len(allowed) or totals[allowed[0]] >= here - 1e-12:
                     break
                 x, here = rows[allowed[0]], float(totals[allowed[0]])
         best = sorted(pool.values(), key=lambda each: each[0])[:count]

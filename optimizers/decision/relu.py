@@ -81,6 +81,13 @@ class ReluNetwork:
         values: Array = hidden @ weights.T + biases + given @ self.skip.T
         return values
 
+    def folded(self, matrix: Array, offset: Array) -> ReluNetwork:
+        """The network of v with inputs ``matrix @ v + offset``: one of smaller width where v is short."""
+        (first, biases), *others = self.layers
+        layers = [(first @ matrix, first @ offset + biases), *others]
+        layers[-1] = (layers[-1][0], layers[-1][1] + self.skip @ offset)
+        return ReluNetwork(layers, self.skip @ matrix)
+
     @property
     def convex(self) -> bool:
         """Whether every output is convex in the inputs, as its signs show: no negative weight behind a maximum."""
@@ -152,6 +159,7 @@ class Embedding:
         output: the network's outputs.
         unstable: how many neurons got a binary.
         bounds: (low, high) of each hidden layer's values before the maximum.
+        domain: where the columns of ``output`` may lie.
 
     Raises IllConditioned if a bound exceeds ``LARGEST``.
     """
@@ -188,6 +196,8 @@ class Embedding:
         rows = weights @ hidden.matrix
         rows[:, : matrix.shape[1]] += network.skip @ matrix
         self.output = Affine(self._columns, rows, weights @ hidden.constant + biases + network.skip @ offset)
+        more = len(low) - len(domain.low)
+        self.domain = Domain(low, high, np.pad(domain.matrix, ((0, 0), (0, more))), domain.right)
 
     def _extend(self, matrix: Array, constant: Array) -> Affine:
         return Affine(self._columns, matrix, constant)

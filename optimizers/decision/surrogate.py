@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from trace_core.optimizers.decision.problem import RobustProblem
 
 _PRODUCTS = 240  # at most so many features of products
+_KNOTS = (-0.5, 0.0, 0.5)  # of hinges, in the middle of the range and of its halves
 
 
 class Features:
-    """[x, xi, products], all scaled to [-1, 1] by their bounds: affine in x for a given xi, and the other way round.
+    """[x, xi, products, hinges], of x and xi scaled to [-1, 1] by their bounds. Affine in x for a given xi.
+
+    A hinge is max(0, xi_j - knot): a second stage that reacts to what comes limits the loss, one entry after the other.
+    For a given x, features are affine in ``lifted(xi)``, which is xi and its hinges.
 
     Where x and xi have equally many entries, as where each decision has its own uncertainty, products are taken entry
-    by entry; else of all pairs, if there are few.
+    by entry, of entries of x with those of xi and with their hinges; else of all pairs, if there are few, and hinges
+    are taken as they are.
     """
 
     def __init__(self, problem: RobustProblem) -> None:
@@ -33,42 +38,77 @@ class Features:
         self._middle = ((problem.low + problem.high) / 2, (xi.low + xi.high) / 2)
         half = ((problem.high - problem.low) / 2, (xi.high - xi.low) / 2)
         self._half = tuple(np.where(h > 0, h, 1.0) for h in half)
-        if self.nx == self.nu:
+        self.gated = self.nx == self.nu
+        if self.gated:
             pairs = [(k, k) for k in range(self.nx)]
         elif self.nx * self.nu <= _PRODUCTS:
             pairs = [(i, j) for i in range(self.nx) for j in range(self.nu)]
         else:
             pairs = []
         self._left, self._right = (np.array([pair[k] for pair in pairs], dtype=np.intp) for k in (0, 1))
-        self.count = self.nx + self.nu + len(pairs)
+        self._entries = np.repeat(np.arange(self.nu), len(_KNOTS))  # of hinges
+        self._knots = np.tile(np.array(_KNOTS), self.nu)
+        self.count = self.nx + self.nu + len(pairs) + len(self._entries)
 
     def __call__(self, x: Array, xi: Array) -> Array:
         """Rows of features for rows of x and xi."""
-        u, v = (x - self._middle[0]) / self._half[0], (xi - self._middle[1]) / self._half[1]
-        return np.concatenate([u, v, u[:, self._left] * v[:, self._right]], axis=1)
+        u, v = self._scaled(0, x), self._scaled(1, xi)
+        hinges = np.maximum(v[:, self._entries] - self._knots, 0.0)
+        if self.gated:
+            hinges *= (u[:, self._entries] + 1.0) / 2
+        return np.concatenate([u, v, u[:, self._left] * v[:, self._right], hinges], axis=1)
 
     def given_xi(self, xi: Array) -> tuple[Array, Array]:
         """(matrix, offset): features are ``matrix @ x + offset``."""
-        v = (xi - self._middle[1]) / self._half[1]
-        return self._affine(
-            self.nx, 0, np.concatenate([np.zeros(self.nx), v, np.zeros(len(self._left))]), v, self._left
-        )
+        matrix, offset = np.zeros((self.count, self.nx)), np.zeros(self.count)
+        v = self._scaled(1, xi)
+        matrix[: self.nx] = np.eye(self.nx)
+        offset[self.nx : self.nx + self.nu] = v
+        first = self.nx + self.nu
+        matrix[first + np.arange(len(self._left)), self._left] = v[self._right]
+        first += len(self._left)
+        hinges = np.maximum(v[self._entries] - self._knots, 0.0)
+        offset[first:] = hinges / 2 if self.gated else hinges
+        if self.gated:
+            matrix[first + np.arange(len(hinges)), self._entries] = hinges / 2
+        matrix = matrix / self._half[0]
+        return matrix, offset - matrix @ self._middle[0]
 
     def given_x(self, x: Array) -> tuple[Array, Array]:
-        """(matrix, offset): features are ``matrix @ xi + offset``."""
-        u = (x - self._middle[0]) / self._half[0]
-        return self._affine(
-            self.nu, 1, np.concatenate([u, np.zeros(self.nu), np.zeros(len(self._left))]), u, self._right
-        )
+        """(matrix, offset): features are ``matrix @ lifted(xi) + offset``."""
+        matrix, offset = np.zeros((self.count, self.nu + len(self._entries))), np.zeros(self.count)
+        u = self._scaled(0, x)
+        offset[: self.nx] = u
+        first = self.nx + self.nu
+        matrix[self.nx : first, : self.nu] = np.eye(self.nu)
+        matrix[first + np.arange(len(self._left)), self._right] = u[self._left]
+        first += len(self._left)
+        places = np.arange(len(self._entries))
+        matrix[first + places, self.nu + places] = (u[self._entries] + 1.0) / 2 if self.gated else 1.0
+        matrix[:, : self.nu] /= self._half[1]
+        return matrix, offset - matrix[:, : self.nu] @ self._middle[1]
 
-    def _affine(self, size: int, which: int, fixed: Array, other: Array, own: Any) -> tuple[Array, Array]:
-        matrix = np.zeros((self.count, size))
-        first = 0 if which == 0 else self.nx
-        matrix[first : first + size] = np.eye(size)
-        partner = self._right if which == 0 else self._left
-        matrix[self.nx + self.nu + np.arange(len(own)), own] = other[partner]
-        matrix = matrix / self._half[which]
-        return matrix, fixed - matrix @ self._middle[which]
+    def lifting(self) -> ReluNetwork:
+        """From xi to xi, as it is, and its hinges, scaled."""
+        size, count = self.nu, len(self._entries)
+        inner = np.zeros((count, size))
+        inner[np.arange(count), self._entries] = 1.0 / self._half[1][self._entries]
+        biases = -self._knots - (self._middle[1] / self._half[1])[self._entries]
+        outer = np.concatenate([np.zeros((size, count)), np.eye(count)])
+        skip = np.concatenate([np.eye(size), np.zeros((count, size))])
+        return ReluNetwork([(inner, biases), (outer, np.zeros(size + count))], skip)
+
+    def slopes(self, x: Array, xi: Array, above: Array) -> Array:
+        """Derivatives by xi at rows of xi, for one x, of something with the derivatives ``above`` by the features."""
+        by_lifted = above @ self.given_x(x)[0]
+        active = self._scaled(1, xi)[:, self._entries] > self._knots
+        inner = by_lifted[:, self.nu :] * active / self._half[1][self._entries]
+        found: Array = by_lifted[:, : self.nu] + inner.reshape(len(xi), self.nu, -1).sum(axis=2)
+        return found
+
+    def _scaled(self, which: int, values: Array) -> Array:
+        found: Array = (values - self._middle[which]) / self._half[which]
+        return found
 
 
 class Surrogate(Embedded):
@@ -132,9 +172,8 @@ class Surrogate(Embedded):
         """Derivatives of the value by xi at rows of xi, for one x."""
         if self.network is None:
             return np.zeros_like(xi)
-        matrix, _ = self.features.given_x(x)
-        found: Array = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi)) @ matrix
-        return found
+        above = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi))
+        return self.features.slopes(x, xi, above)
 
     def state(self) -> dict[str, Any]:
         """Plain data."""
