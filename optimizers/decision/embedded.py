@@ -9,6 +9,8 @@ from trace_core.nodes.decision.errors import InvalidProblem
 from trace_core.optimizers.decision.relu import Embedding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trace_core.nodes.decision.checks import Array
     from trace_core.nodes.decision.milp import Columns, Model
     from trace_core.optimizers.decision.relu import Affine, Domain, ReluNetwork
@@ -30,12 +32,12 @@ class Embedded:
         """Minimised values for rows of x and xi."""
         raise NotImplementedError
 
-    def in_scenario(self, x: Array, xi: Array) -> Array:
-        """The same for rows of x in one scenario; faster, as what is fixed goes into the first layer."""
+    def in_scenario(self, xi: Array) -> Callable[[Array], Array]:
+        """From rows of x to values in one scenario; fast, as what is fixed goes into the first layer."""
         if self.network is None or self.doubt is not None:
-            return self.predict(x, np.broadcast_to(xi, (len(x), len(xi))))
-        values: Array = self.network.folded(*self.features.given_xi(xi))(x)[:, 0]
-        return values
+            return lambda x: self.predict(x, np.broadcast_to(xi, (len(x), len(xi))))
+        folded = self.network.folded(*self.features.given_xi(xi))
+        return lambda x: folded.values(x)[:, 0]
 
     def add_value(
         self, model: Model, columns: Columns, domain: Domain, *, x: Array | None = None, xi: Array | None = None

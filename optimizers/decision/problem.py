@@ -108,7 +108,9 @@ class RobustProblem:
         """Which rows satisfy every bound and constraint."""
         ends = np.cumsum([each.size for each in self.decisions])
         parts = np.split(rows, ends[:-1], axis=1)
-        found: Array = np.all([each.rule.allowed(part) for each, part in zip(self.decisions, parts, strict=True)], axis=0)
+        found: Array = np.all(
+            [each.rule.allowed(part) for each, part in zip(self.decisions, parts, strict=True)], axis=0
+        )
         return found
 
     def current(self) -> Array:

@@ -73,13 +73,16 @@ class ReluNetwork:
 
     def __call__(self, points: Any) -> Array:
         """Outputs (rows, outputs) for inputs (rows, inputs), in float64."""
-        given = array("network: inputs", points, (None, self.inputs))
-        hidden = given
+        return self.values(array("network: inputs", points, (None, self.inputs)))
+
+    def values(self, points: Array) -> Array:
+        """The same for an array of floats that is known to fit: nothing is checked."""
+        hidden = points
         for weights, biases in self.layers[:-1]:
             hidden = np.maximum(hidden @ weights.T + biases, 0.0)
         weights, biases = self.layers[-1]
-        values: Array = hidden @ weights.T + biases + given @ self.skip.T
-        return values
+        found: Array = hidden @ weights.T + biases + points @ self.skip.T
+        return found
 
     def folded(self, matrix: Array, offset: Array) -> ReluNetwork:
         """The network of v with inputs ``matrix @ v + offset``: one of smaller width where v is short."""

@@ -1,4 +1,4 @@
-"""The second stage as a small network, trained on executions: an ensemble on [x, xi, x * xi] with a linear part."""
+"""The second stage as a small network from executions: an ensemble on [x, xi, x * xi, hinges] with a linear part."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.decision.problem import RobustProblem
 
 _PRODUCTS = 240  # at most so many features of products
+_RATE, _BETAS, _DECAY = 1e-2, (0.9, 0.999), 1e-5  # of Adam
 _KNOTS = (-0.5, 0.0, 0.5)  # of hinges, in the middle of the range and of its halves
 
 
@@ -158,7 +159,7 @@ class Surrogate(Embedded):
         """Values for rows of x and xi; where no reaction is expected, so much more that it is avoided."""
         if self.network is None:
             return np.zeros(len(x))
-        values: Array = self.network(self.features(x, xi))[:, 0] + self.penalty(x, xi)
+        values: Array = self.network.values(self.features(x, xi))[:, 0] + self.penalty(x, xi)
         return values
 
     def penalty(self, x: Array, xi: Array) -> Array:
@@ -201,7 +202,7 @@ class Ensemble:
         made = torch.Generator().manual_seed(seed)
 
         def tensor(*shape: int, scale: float) -> Any:
-            return (torch.randn(*shape, generator=made) * scale).requires_grad_()
+            return torch.randn(*shape, generator=made) * scale
 
         self._weights = [
             tensor(members, inputs, hidden, scale=1.0 / math.sqrt(inputs)),
@@ -212,27 +213,46 @@ class Ensemble:
         ]
 
     def fit(self, features: Array, targets: Array, weights: Array, epochs: int) -> None:
-        """Train on from where the weights are. Targets: (rows,) or (rows, outputs)."""
+        """Train on from where the weights are. Targets: (rows,) or (rows, outputs).
+
+        Adam with weight decay, gradients by hand: for networks this small, autograd would cost more than the sums. Nor
+        is torch's compiler imported, which torch.optim does.
+        Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015).
+        """
         torch = self._torch
-        optimizer = torch.optim.Adam(self._weights, lr=1e-2, weight_decay=1e-5)  # anew: only weights are state
         inputs = torch.as_tensor(features, dtype=torch.float32)
         wanted = torch.as_tensor(targets, dtype=torch.float32).reshape(1, len(features), -1)
         share = torch.as_tensor(weights / weights.sum(), dtype=torch.float32)[None, :, None]
-        w1, b1, w2, b2, skip = self._weights
-        with torch.enable_grad():
+        moments = [(torch.zeros_like(w), torch.zeros_like(w)) for w in self._weights]  # anew: only weights are state
+        with torch.no_grad():
             for epoch in range(epochs):
-                optimizer.param_groups[0]["lr"] = 1e-2 * (1.0 if epoch < 0.6 * epochs else 0.2)
-                found = torch.relu(inputs @ w1 + b1) @ w2 + b2 + inputs @ skip
-                loss = (
-                    share * torch.nn.functional.smooth_l1_loss(found, wanted.expand_as(found), reduction="none")
-                ).sum()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                rate = _RATE * (1.0 if epoch < 0.6 * epochs else 0.2)
+                done = 1 - _BETAS[0] ** (epoch + 1), math.sqrt(1 - _BETAS[1] ** (epoch + 1))
+                slopes = self._gradients(inputs, wanted, share)
+                for weight, slope, (mean, square) in zip(self._weights, slopes, moments, strict=True):
+                    slope.add_(weight, alpha=_DECAY)
+                    mean.lerp_(slope, 1 - _BETAS[0])
+                    square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1 - _BETAS[1])
+                    weight.addcdiv_(mean, (square.sqrt() / done[1]).add_(1e-8), value=-rate / done[0])
+
+    def _gradients(self, inputs: Any, wanted: Any, share: Any) -> list[Any]:
+        """Of the sum of ``share`` times the Huber loss (1 where it becomes linear), in the order of the weights."""
+        w1, b1, w2, b2, skip = self._weights
+        hidden = (inputs @ w1 + b1).clamp_(min=0.0)
+        off = (hidden @ w2 + b2 + inputs @ skip - wanted).clamp_(-1.0, 1.0) * share
+        inner = (off @ w2.mT).mul_(hidden > 0)
+        by = inputs.mT
+        return [
+            by @ inner,
+            inner.sum(dim=1, keepdim=True),
+            hidden.mT @ off,
+            off.sum(dim=1, keepdim=True),
+            by @ off,
+        ]
 
     def merged(self, scale: Any, mean: Any) -> ReluNetwork:
         """The mean of the members as one network, in the units of the values: one scale and mean for each output."""
-        w1, b1, w2, b2, skip = (p.detach().double().numpy() for p in self._weights)
+        w1, b1, w2, b2, skip = (p.double().numpy() for p in self._weights)
         members, inputs, hidden = w1.shape
         outputs = w2.shape[2]
         scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), (outputs,))
@@ -243,7 +263,7 @@ class Ensemble:
 
     def state(self) -> list[Any]:
         """The weights as nested lists."""
-        return [weight.detach().tolist() for weight in self._weights]
+        return [weight.tolist() for weight in self._weights]
 
     def restore(self, state: list[Any]) -> None:
         """Take over weights of ``state``."""
