@@ -174,7 +174,8 @@ class Surrogate(Embedded):
         if self.network is None:
             return np.zeros_like(xi)
         above = self.network.slopes(self.features(np.broadcast_to(x, (len(xi), len(x))), xi))
-        return self.features.slopes(x, xi, above)
+        found: Array = self.features.slopes(x, xi, above)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Plain data."""
