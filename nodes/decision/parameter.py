@@ -100,6 +100,15 @@ class DecisionRule:
             raise ParameterError(f"expected {self.constraints[index].text()}, got weights . x = {rows[index]:g}")
         return repaired
 
+    def allowed(self, rows: Array) -> Array:
+        """Which rows ``check`` would accept, all of them at once."""
+        repaired = np.clip(np.where(self.integer, np.round(rows), rows), self.low, self.high)
+        near = (np.abs(repaired - rows) <= TOLERANCE * np.maximum(1.0, np.abs(rows))).all(axis=1)
+        left = repaired @ self.matrix.T
+        slack = TOLERANCE * np.maximum(1.0, np.abs(repaired) @ np.abs(self.matrix).T)
+        kept: Array = near & ((left >= self.row_low - slack) & (left <= self.row_high + slack)).all(axis=1)
+        return kept
+
     def stored(self, numbers: Array) -> Any:
         """In the type in which values are kept."""
         return np.round(numbers).astype(np.int64) if bool(self.integer.all()) else numbers

@@ -104,6 +104,15 @@ class RobustProblem:
             return False
         return True
 
+    def allowed(self, rows: Array) -> Array:
+        """Which rows satisfy every bound and constraint."""
+        ends = np.cumsum([each.size for each in self.decisions])
+        parts = np.split(rows, ends[:-1], axis=1)
+        found: Array = np.all(
+            [each.rule.allowed(part) for each, part in zip(self.decisions, parts, strict=True)], axis=0
+        )
+        return found
+
     def current(self) -> Array:
         """The decisions' present values as one vector."""
         return np.concatenate([np.asarray(each.value, dtype=np.float64) for each in self.decisions])

@@ -14,7 +14,7 @@ from trace_core.nodes.decision.uncertainty import Scenarios
 from trace_core.optimizers.decision.relu import Domain, IllConditioned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trace_core.nodes.decision.checks import Array
     from trace_core.nodes.decision.milp import Solution
@@ -42,11 +42,19 @@ class Proposer:
 
     def predicted(self, rows: Array, scenarios: Sequence[Array]) -> Array:
         """Worst predicted total of each row of decisions over the scenarios."""
-        worst = np.full(len(rows), -np.inf)
-        for xi in scenarios:
-            worst = np.maximum(worst, self.surrogate.predict(rows, np.broadcast_to(xi, (len(rows), len(xi)))))
-        found: Array = worst + rows @ self.problem.cost + self.problem.constant
-        return found
+        return self._worst_of(scenarios)(rows)
+
+    def _worst_of(self, scenarios: Sequence[Array]) -> Callable[[Array], Array]:
+        values = [self.surrogate.in_scenario(xi) for xi in scenarios]
+
+        def predicted(rows: Array) -> Array:
+            worst = np.full(len(rows), -np.inf)
+            for value in values:
+                worst = np.maximum(worst, value(rows))
+            found: Array = worst + rows @ self.problem.cost + self.problem.constant
+            return found
+
+        return predicted
 
     def main(self, scenarios: Sequence[Array], taken: set[bytes], seconds: float, gap: float = 0.01) -> Array | None:
         """The main problem as a MILP without the binary decisions ``taken``. None if none is found in time.
@@ -99,18 +107,19 @@ class Proposer:
     ) -> list[Array]:
         """The ``count`` best ones that it meets on its way, the best first."""
         pool: dict[bytes, tuple[float, Array]] = {}
+        predicted = self._worst_of(scenarios)
         for start in starts:
             x, here = start, math.inf
             for _ in range(12):
                 rows = self._neighbours(x)
-                totals = self.predicted(rows, scenarios) if len(rows) else np.empty(0)
+                totals = predicted(rows) if len(rows) else np.empty(0)
                 order = np.argsort(totals, kind="stable")[: 80 + count]
-                allowed = [k for k in order if self.problem.allows(rows[k])]
+                allowed = order[self.problem.allowed(rows[order])]
                 for k in allowed:
                     if (key := rows[k].tobytes()) not in taken:
                         pool[key] = (float(totals[k]), rows[k])
-                here = here if math.isfinite(here) else float(self.predicted(x[None], scenarios)[0])
-                if not allowed or totals[allowed[0]] >= here - 1e-12:
+                here = here if math.isfinite(here) else float(predicted(x[None])[0])
+                if not len(allowed) or totals[allowed[0]] >= here - 1e-12:
                     break
                 x, here = rows[allowed[0]], float(totals[allowed[0]])
         best = sorted(pool.values(), key=lambda each: each[0])[:count]

@@ -73,13 +73,23 @@ class ReluNetwork:
 
     def __call__(self, points: Any) -> Array:
         """Outputs (rows, outputs) for inputs (rows, inputs), in float64."""
-        given = array("network: inputs", points, (None, self.inputs))
-        hidden = given
+        return self.values(array("network: inputs", points, (None, self.inputs)))
+
+    def values(self, points: Array) -> Array:
+        """The same for an array of floats that is known to fit: nothing is checked."""
+        hidden = points
         for weights, biases in self.layers[:-1]:
             hidden = np.maximum(hidden @ weights.T + biases, 0.0)
         weights, biases = self.layers[-1]
-        values: Array = hidden @ weights.T + biases + given @ self.skip.T
-        return values
+        found: Array = hidden @ weights.T + biases + points @ self.skip.T
+        return found
+
+    def folded(self, matrix: Array, offset: Array) -> ReluNetwork:
+        """The network of v with inputs ``matrix @ v + offset``: one of smaller width where v is short."""
+        (first, biases), *others = self.layers
+        layers = [(first @ matrix, first @ offset + biases), *others]
+        layers[-1] = (layers[-1][0], layers[-1][1] + self.skip @ offset)
+        return ReluNetwork(layers, self.skip @ matrix)
 
     @property
     def convex(self) -> bool:
@@ -152,6 +162,7 @@ class Embedding:
         output: the network's outputs.
         unstable: how many neurons got a binary.
         bounds: (low, high) of each hidden layer's values before the maximum.
+        domain: where the columns of ``output`` may lie.
 
     Raises IllConditioned if a bound exceeds ``LARGEST``.
     """
@@ -188,6 +199,8 @@ class Embedding:
         rows = weights @ hidden.matrix
         rows[:, : matrix.shape[1]] += network.skip @ matrix
         self.output = Affine(self._columns, rows, weights @ hidden.constant + biases + network.skip @ offset)
+        more = len(low) - len(domain.low)
+        self.domain = Domain(low, high, np.pad(domain.matrix, ((0, 0), (0, more))), domain.right)
 
     def _extend(self, matrix: Array, constant: Array) -> Affine:
         return Affine(self._columns, matrix, constant)
