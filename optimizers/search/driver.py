@@ -62,7 +62,7 @@ class Driver:
     ) -> None:
         self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
         self.train, self.validation = list(train), list(validation)
-        self.pool = Pool()
+        self.pool = Pool(search.leading)
         self.worker = Worker(
             rollouts, search, optimizer.names, self.pool, self.train, self.validation, self._evaluated, self._row
         )

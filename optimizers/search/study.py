@@ -172,6 +172,7 @@ class Study:
         if run is not None:
             driver.journal = driver.journal or StudyJournal(run)
             driver.journal.run = run
+            driver.journal.note_isolation(self.optimizer.names)
         if self._begun:
             self.result.forget(driver.decided)
             if driver.journal is not None:
