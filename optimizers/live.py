@@ -157,14 +157,14 @@ class StudyProgress:
         from rich.text import Text
 
         seconds = int(time.monotonic() - self._began)
-        text = Text(f"{seconds // 60}:{seconds % 60:02}  ", "dim", no_wrap=True, overflow="ellipsis")
+        text = Text(no_wrap=True, overflow="ellipsis").append(f"{seconds // 60}:{seconds % 60:02}  ", "dim")
         if self._best is None and not self._ticket:
-            return text.append(f"measuring the first values, {self._evaluated:,} evaluations so far", "default")
+            return text.append(f"measuring the first values: {self._evaluated:,} evaluations")
         if self._ticket:
             of = f" of {self.steps:,}" if self.steps is not None else ""
-            text.append(f"step {self._ticket:,}{of}  ", "default")
+            text.append(f"step {self._ticket:,}{of}  ")
         if self._best is not None and self._first is not None:
-            text.append("score ", "default").append(f"{self._best[1]:.3f}", "bold green")
+            text.append("score ").append(f"{self._best[1]:.3f}", "bold green")
             text.append(f" ({self._best[1] - self._first:+.3f}) by candidate {self._best[0]}")
         failed = f", {self._failed} failed" if self._failed else ""
         text.append(f"  {self._kept} kept, {self._rejected} rejected, {self._evaluated:,} evaluations{failed}", "dim")
@@ -203,7 +203,7 @@ class StudyProgress:
         from rich.console import Group
         from rich.text import Text
 
-        if not self._ticket:
+        if not self._ticket and not self._last:
             return Group()
         flight = "; ".join(f"{ticket} from {_line(parents)}" for ticket, parents in self._flight.items())
         lines = [Text(f"in flight: {len(self._flight)}  {flight}", no_wrap=True, overflow="ellipsis")]
