@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Import names of everything an extra brings in directly.
 OF_EXTRAS = ["litellm", "torch", "numpy", "safetensors", "highspy", "xllamacpp", "ray", "distributed", "dask", "mlflow"]
-OF_EXTRAS += ["opentelemetry", "pytorch_optimizer", "babel"]
+OF_EXTRAS += ["opentelemetry", "pytorch_optimizer"]
 
 # Hides modules as if they were not installed, then imports every module of the package.
 IMPORT_ALL = """

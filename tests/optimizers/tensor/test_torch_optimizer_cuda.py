@@ -259,7 +259,7 @@ def test_moments_of_half_precision_weights_are_kept_in_float32() -> None:
 POINTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 GOOD = "def shape(x):\n    return [1.0, x, x * x]\n"
 POOR = "def shape(x):\n    return [0.0, 0.0, x]\n"
-NAN = "def shape(x):\n    return [1.0, float('nan'), 0.0]\n"
+NAN = "def shape(x):\n    return [1.0, float('inf'), 0.0]\n"  # a NaN itself never leaves the sandbox
 
 
 def shape(x: float) -> list[float]:
