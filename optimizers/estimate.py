@@ -70,7 +70,7 @@ def estimate(
 ) -> Estimate:
     """Bounds for a study, or ``optimize``, with these settings. Asks and evaluates nothing.
 
-    The seed is validated; each step may run its minibatch, each proposal on it, and the last on the validation examples.
+    The seed is validated; each step may run its minibatch, each proposal on it, and one on the validation examples.
 
     Args:
         optimizer: as it will be used.

@@ -230,7 +230,11 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
     parts_of = fingerprint(
         code={"workflow": call, "metric": score},
         data={"data": examples},
-        config={"model": model.model, "search": described(search), **{name: config["options"].get(name) for name in kept}},
+        config={
+            "model": model.model,
+            "search": described(search),
+            **{name: config["options"].get(name) for name in kept},
+        },
     )
     name = o.workflow.rpartition(":")[2]
 

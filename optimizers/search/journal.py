@@ -120,7 +120,9 @@ class StudyJournal:
         if last is None:
             return None
         if "flying" not in last.state:
-            raise StateError(f"the run {self.run.id} was not made by a study, which cannot go on with it: start a new run")
+            raise StateError(
+                f"the run {self.run.id} was not made by a study, which cannot go on with it: start a new run"
+            )
         state, decided = last.state, last.step
         driver.decided, driver.spent, driver.idle = decided, state["spent"], state["idle"]
         driver.improved, driver.merges, driver.merge_due = state["improved"], state["merges"], state["merge_due"]

@@ -19,8 +19,8 @@ class Pool:
     Attributes:
         members: those that can be parents.
         everything: all candidates by id, rejected ones as well.
-        best: the member with the highest mean on the validation examples; the earliest of several. With ``leading``, the
-            mean of a new best is higher and that judges the gain over the one before.
+        best: the member with the highest mean on the validation examples; the earliest of several. With ``leading``,
+            a new best is one whose gain that accepts, too.
         fronts: where each member is best, by its number in ``members``.
         chosen: id -> how often it was taken as a parent.
     """
