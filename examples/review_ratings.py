@@ -31,7 +31,7 @@ OPTIMIZER: dict[str, Any] = {
     "temperature": 0.8,
     "examples": 3,
 }
-#: What 20 people say, and a small model, is noisy: minibatches are large, and the best must gain more than chance gives.
+#: Ratings by people and a small model are noisy: minibatches are large, and the best must gain more than chance gives.
 SEARCH: dict[str, Any] = {"batch_size": 8, "proposals": 3, "patience": 6, "leading": PairedTest(0.1)}
 SECONDS = 240.0
 SIZES = (12, 12, 24)

@@ -113,13 +113,13 @@ def run_task(
     if task.held_out and result.test_start is not None and result.test_score is not None:
         scores["held-out"] = (result.test_start, result.test_score)
     elif task.held_out:
-        console.print(f"{stopped}{why}: the best so far is kept; the held-out score was not measured", markup=False)
+        console.print(f"{stopped}: the best so far is kept; the held-out score was not measured", markup=False)
     console.print(score_table({name: (a, b) for name, (a, b) in scores.items() if None not in (a, b)}, task.name))
     print_diffs(console, result.changed)
     for text, count in result.failures.items():
         console.print(f"{count} outputs failed: {text}", markup=False)
     facts = [f"{role}: {m.calls} calls, {m.tokens:,} tokens" for role, m in meters.items()]
-    facts += [_cost(meters), f"{result.steps} steps, {result.seconds:.0f} s", f"stopped: {stopped}"]
+    facts += [_cost(meters), f"{result.steps} steps, {result.seconds:.0f} s", f"stopped: {stopped}{why}"]
     if means.budget is not None:
         facts.append(f"budget: {budget.describe()}")
     console.print("; ".join(facts), markup=False, highlight=False)
