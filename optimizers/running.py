@@ -104,7 +104,7 @@ def run_task(
         if run is not None and steps and steps[0].score is not None and steps[-1].score is not None:
             progress.goes_on(steps[0].score, run.row().best or "0", steps[-1].score)
         result = study.run()
-    with _kept(out, run):
+    with _kept(out, run, result.error):
         _save(out, optimizer, result)
     stopped = "seconds" if alarm.rang and result.stopped == "stopped" else result.stopped
     early = stopped in ("interrupted", "error", "budget")
@@ -125,7 +125,7 @@ def run_task(
     console.print("; ".join(facts), markup=False, highlight=False)
     console.print(f"best values: {out / 'best.json'}", soft_wrap=True, highlight=False)
     if run is not None:
-        with _kept(out, run):
+        with _kept(out, run, result.error):
             report = write_run_page(run, out / "report.html")
         console.print(f"report: {report}", soft_wrap=True, highlight=False)
         again = f"; go on with: trace-core resume {run.id}" if early else ""
@@ -159,11 +159,13 @@ class _Alarm:
 
 
 @contextlib.contextmanager
-def _kept(out: Path, run: Run | None) -> Iterator[None]:
-    """Raise CliError where the results cannot be written."""
+def _kept(out: Path, run: Run | None, before: BaseException | None) -> Iterator[None]:
+    """Raise CliError where the results cannot be written, or the error ``before`` that ended the run."""
     try:
         yield
     except OSError as error:
+        if before is not None:
+            raise before from error
         there = "" if run is None else f"; the ledger has them: trace-core best {run.id}"
         raise CliError(f"the results cannot be kept in {out}: {error}{there}") from error
 
