@@ -33,8 +33,9 @@ help:
 demo: $(VENV)/.installed-demo
 	@$(VENV)/bin/trace-core demo $(ARGS)
 
+# Two processes share the files out: many tests wait for child processes and servers. A file stays in one of them.
 test: lint $(OPENAI3)/.installed
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Types and import rules are checked on the installed wheel: that is what users get, and only there do all packages lie
 # under their one import root. `cd` keeps the tools from finding the source tree first.
