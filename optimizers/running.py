@@ -109,12 +109,14 @@ def run_task(
     stopped = "seconds" if alarm.rang and result.stopped == "stopped" else result.stopped
     early = stopped in ("interrupted", "error", "budget")
     why = f" ({result.why})" if stopped == "budget" else ""
-    scores = {"validation": (result.start_score, result.score)}
+    scores: dict[str, tuple[float, float]] = {}
+    if result.start_score is not None and result.score is not None:
+        scores["validation"] = (result.start_score, result.score)
     if task.held_out and result.test_start is not None and result.test_score is not None:
         scores["held-out"] = (result.test_start, result.test_score)
     elif task.held_out:
         console.print(f"{stopped}: the best so far is kept; the held-out score was not measured", markup=False)
-    console.print(score_table({name: (a, b) for name, (a, b) in scores.items() if None not in (a, b)}, task.name))
+    console.print(score_table(scores, task.name))
     print_diffs(console, result.changed)
     for text, count in result.failures.items():
         console.print(f"{count} outputs failed: {text}", markup=False)
