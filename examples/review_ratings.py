@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trace_core as tc
 from trace_core.nodes import LLMCall
+from trace_core.optimizers.search import PairedTest
 
 if TYPE_CHECKING:
     from trace_core.integrations.llm import LLM
@@ -30,6 +31,8 @@ OPTIMIZER: dict[str, Any] = {
     "temperature": 0.8,
     "examples": 3,
 }
+#: Ratings by people and a small model are noisy: minibatches are large, and the best must gain more than chance gives.
+SEARCH: dict[str, Any] = {"batch_size": 8, "proposals": 3, "patience": 6, "leading": PairedTest(0.1)}
 SECONDS = 240.0
 SIZES = (12, 12, 24)
 

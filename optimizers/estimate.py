@@ -68,14 +68,17 @@ def estimate(
     held_out: int = 0,
     per_example: Cost | None = None,
 ) -> Estimate:
-    """Bounds for ``optimize`` with these settings. Asks and evaluates nothing.
+    """Bounds for a study, or ``optimize``, with these settings. Asks and evaluates nothing.
+
+    The seed is validated; each step may run its minibatch, each proposal on it, and one on the validation examples.
 
     Args:
         optimizer: as it will be used.
         train: number of training examples.
         validation: number of validation examples; 0 if the training examples are used.
-        steps, batch_size, proposals: see ``optimize``.
-        held_out: examples measured before and after.
+        steps: tickets of the study.
+        batch_size, proposals: see ``Search``.
+        held_out: examples that the first and the best values are measured on.
         per_example: what one evaluation asks of language models: see ``probe``.
     """
     batch, checked = min(batch_size, train), validation or train

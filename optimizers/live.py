@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import time
 from typing import TYPE_CHECKING, Any
 
 from trace_core.optimizers.report.text import visible
@@ -33,20 +34,24 @@ class StudyProgress:
 
     On a terminal a few lines are kept up to date, and every new best stays above them. On anything else there is a line
     for each decision. The terminal is left clean when the run ends, also by Ctrl-C; ``with StudyProgress() as show``
-    holds that for errors too.
+    holds that for errors too, and shows from the beginning that something happens.
 
     Args:
         console: of rich; by default standard output.
         budget: shown by limit and by role.
+        steps: tickets at most, if the study has such a limit.
     """
 
-    def __init__(self, console: Console | None = None, *, budget: Budget | None = None) -> None:
+    def __init__(
+        self, console: Console | None = None, *, budget: Budget | None = None, steps: int | None = None
+    ) -> None:
         if console is None:
             from rich.console import Console
 
             console = Console()
-        self.console, self.budget = console, budget
+        self.console, self.budget, self.steps = console, budget, steps
         self._live: Live | None = None
+        self._began = time.monotonic()
         self._reset()
 
     def _reset(self) -> None:
@@ -55,6 +60,12 @@ class StudyProgress:
         self._kept = self._rejected = self._evaluated = self._failed = 0
         self._flight: dict[int, str] = {}  # ticket -> its parents
         self._last = ""
+        self._ticket = 0
+
+    def goes_on(self, first: float, best: str, score: float) -> None:
+        """Say where a run that is resumed stands: the score of its first values; id and score of its best."""
+        self._first, self._best = first, (best, score)
+        self._say(f"goes on: score {first:.3f} -> {score:.3f}")
 
     # ---- taking events in
 
@@ -65,7 +76,6 @@ class StudyProgress:
             take(event)
 
     def _take_started(self, event: Any) -> None:
-        self._reset()
         self._first, self._best = event.score, ("0", event.score)
         self._start()
         self._say(f"start: score {event.score:.3f}")
@@ -73,8 +83,10 @@ class StudyProgress:
     def _take_chosen(self, event: Any) -> None:
         self._start()
         self._flight[event.ticket] = " and ".join(event.parents)
+        self._ticket = max(self._ticket, event.ticket)
 
     def _take_evaluated(self, event: Any) -> None:
+        self._start()
         self._evaluated += 1
         self._failed += event.error is not None
 
@@ -99,6 +111,7 @@ class StudyProgress:
         self.close()
         score = "" if event.score is None else f", score {event.score:.3f}"
         self._say(f"ended: {_line(event.why)}{score}")
+        self._reset()
 
     # ---- showing
 
@@ -114,6 +127,7 @@ class StudyProgress:
             return
         from rich.live import Live
 
+        self._began = time.monotonic()
         self._live = Live(get_renderable=self._view, console=self.console, refresh_per_second=8, transient=True)
         self._live.start()
         atexit.register(self.close)  # a program that ends by an error shows its cursor again
@@ -126,6 +140,7 @@ class StudyProgress:
             atexit.unregister(self.close)
 
     def __enter__(self) -> StudyProgress:
+        self._start()
         return self
 
     def __exit__(
@@ -141,9 +156,15 @@ class StudyProgress:
     def _scores(self) -> Text:
         from rich.text import Text
 
-        text = Text("score ", no_wrap=True, overflow="ellipsis")
+        seconds = int(time.monotonic() - self._began)
+        text = Text(no_wrap=True, overflow="ellipsis").append(f"{seconds // 60}:{seconds % 60:02}  ", "dim")
+        if self._best is None and not self._ticket:
+            return text.append(f"measuring the first values: {self._evaluated:,} evaluations")
+        if self._ticket:
+            of = f" of {self.steps:,}" if self.steps is not None else ""
+            text.append(f"step {self._ticket:,}{of}  ")
         if self._best is not None and self._first is not None:
-            text.append(f"{self._best[1]:.3f}", "bold green")
+            text.append("score ").append(f"{self._best[1]:.3f}", "bold green")
             text.append(f" ({self._best[1] - self._first:+.3f}) by candidate {self._best[0]}")
         failed = f", {self._failed} failed" if self._failed else ""
         text.append(f"  {self._kept} kept, {self._rejected} rejected, {self._evaluated:,} evaluations{failed}", "dim")
@@ -182,6 +203,8 @@ class StudyProgress:
         from rich.console import Group
         from rich.text import Text
 
+        if not self._ticket and not self._last:
+            return Group()
         flight = "; ".join(f"{ticket} from {_line(parents)}" for ticket, parents in self._flight.items())
         lines = [Text(f"in flight: {len(self._flight)}  {flight}", no_wrap=True, overflow="ellipsis")]
         if self._last:

@@ -18,6 +18,7 @@ from trace_core.errors import TraceCoreError
 from trace_core.integrations.engines.choose import NAMES
 from trace_core.optimizers.run_commands import best, export, report, runs, show, store_option
 from trace_core.optimizers.run_options import Models, budget_of, budget_options, model_options
+from trace_core.optimizers.search.search import PARENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +108,7 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None, **options: An
     from trace_core.examples import review_ratings
     from trace_core.integrations.llm import fetch_model
     from trace_core.integrations.llm.meter import Metered
-    from trace_core.optimizers import OptoPrime
+    from trace_core.optimizers import OptoPrime, Search
     from trace_core.optimizers.running import Means, Settings, Task, run_task
 
     console = _console()
@@ -127,7 +128,8 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None, **options: An
     optimizer = OptoPrime(workflow, meters["optimizer"], seed=1000 * seed, **review_ratings.OPTIMIZER)
     task = Task("review ratings", Workflow(workflow, train), review_ratings.metric, train, validation, held_out)
     folder = out or _default_out("demo")
-    settings = Settings(steps, 8, 3, seed, None, review_ratings.SECONDS, 6, folder)
+    search = Search(**review_ratings.SEARCH)
+    settings = Settings(search, steps, seed, None, review_ratings.SECONDS, folder)
     config = {"command": "demo", "seed": seed}
     with (
         _recorded(folder / "ledger.sqlite", "demo", config, {"model": model.model}, None) as run,
@@ -149,6 +151,8 @@ def demo(llm: str | None, seed: int, steps: int, out: Path | None, **options: An
 @click.option(
     "--optimizer", type=click.Choice(["optoprime", "opro", "textgrad"]), default="optoprime", show_default=True
 )
+@click.option("--search", type=click.Choice(tuple(PARENTS)), default="pareto", show_default=True, help="By which rule.")
+@click.option("--in-flight", default=1, show_default=True, type=click.IntRange(min=1), help="Steps at work at once.")
 @click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch-size", default=4, show_default=True, type=click.IntRange(min=1))
 @click.option("--proposals", default=1, show_default=True, type=click.IntRange(min=1), help="Asked for in each step.")
@@ -189,6 +193,8 @@ def optimize(store: Path, out: Path | None, **options: Any) -> None:
 
 def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | None) -> None:
     """The run that ``config`` describes, from its beginning or resumed."""
+    from dataclasses import replace
+
     from trace_core import optimizers
     from trace_core.integrations.accounting import account, no_calls, place
     from trace_core.integrations.data import load_jsonl, split
@@ -198,6 +204,7 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
     from trace_core.optimizers.estimate import estimate, probe
     from trace_core.optimizers.remote import ImportedMetric, ImportedWorkflow
     from trace_core.optimizers.running import Means, Settings, Task, run_task
+    from trace_core.optimizers.search.search import described, search_from
 
     o = SimpleNamespace(**config["options"])
     if o.validation + o.held_out >= 1:
@@ -212,11 +219,22 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
     parts = split(examples, (1 - o.validation - o.held_out, o.validation, o.held_out), o.seed)
     console = _console()
     model = Metered(models.get(o.llm))
-    kept = ("optimizer", "batch_size", "proposals", "objective", "validation", "held_out", "seed")
+    search = replace(
+        search_from(o.search),
+        batch_size=o.batch_size,
+        in_flight=o.in_flight,
+        proposals=o.proposals,
+        patience=o.patience,
+    )
+    kept = ("optimizer", "objective", "validation", "held_out", "seed")
     parts_of = fingerprint(
         code={"workflow": call, "metric": score},
         data={"data": examples},
-        config={"model": model.model, **{name: config["options"].get(name) for name in kept}},
+        config={
+            "model": model.model,
+            "search": described(search),
+            **{name: config["options"].get(name) for name in kept},
+        },
     )
     name = o.workflow.rpartition(":")[2]
 
@@ -256,9 +274,7 @@ def _optimize(store: Path, config: dict[str, Any], resume: tuple[str, str] | Non
         )
         if call.note:
             console.print(call.note, markup=False, highlight=False)
-        settings = Settings(
-            o.steps, o.batch_size, o.proposals, o.seed, o.seconds, None, o.patience, Path(config["out"])
-        )
+        settings = Settings(search, o.steps, o.seed, o.seconds, None, Path(config["out"]))
         task = Task(name, call, score, *parts)
         run_task(console, task, optimizer, {"optimizer": model}, settings, Means(run, budget, engine))
 
@@ -297,6 +313,8 @@ def resume(run: str, store: Path, on_drift: str, **changed: Any) -> None:
         raise CliError(
             f"the run {found} was not made by `trace-core optimize`: resume it from the program that made it"
         )
+    if "search" not in config["options"]:
+        raise CliError(f"the run {found} was made by an earlier version, whose search is another one: start a new run")
     if config["options"].get("cassette"):
         raise CliError(
             f"the run {found} used the cassette {config['options']['cassette']}, whose answers go by their order: "

@@ -62,7 +62,7 @@ class Driver:
     ) -> None:
         self.rollouts, self.optimizer, self.search, self.seed, self.limits = rollouts, optimizer, search, seed, limits
         self.train, self.validation = list(train), list(validation)
-        self.pool = Pool()
+        self.pool = Pool(search.leading)
         self.worker = Worker(
             rollouts, search, optimizer.names, self.pool, self.train, self.validation, self._evaluated, self._row
         )
@@ -249,7 +249,7 @@ class Driver:
         found = self.worker.evaluate(candidate, [self.validation[i] for i in new], 0, keep=self.journal is not None)
         self.spent += len(new)
         for outcome in found:
-            self._count_failure(outcome.error)
+            self.count_failure(outcome.error)
         candidate.add_scores({index: outcome.score for index, outcome in zip(new, found, strict=True)})
         candidate.note_outcomes(found)
         if 0 in new:
@@ -264,10 +264,10 @@ class Driver:
             work = self._session.done[ticket.number] = self._wait(ticket.number)
             ticket.worst = work.spent
 
-    def _count_failure(self, error: str | None) -> None:
+    def count_failure(self, error: str | None) -> None:
+        """Count an output that failed, by the first line of its error."""
         if error is not None:
-            first = first_line(error)
-            self.failures[first] = self.failures.get(first, 0) + 1
+            self.failures[first_line(error)] = self.failures.get(first_line(error), 0) + 1
 
     def _decide(self, work: Work) -> None:
         ticket = self.flying[0]
@@ -289,7 +289,7 @@ class Driver:
         """Note what the work took and what failed."""
         self.spent += work.spent
         for error in work.failures:
-            self._count_failure(error)
+            self.count_failure(error)
         for index, outcomes in work.outcomes.items():
             self._see(work.ticket.parents[0], index, work.ticket.number, outcomes)
 

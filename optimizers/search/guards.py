@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trace_core.optimizers.base import OptimizerError
+from trace_core.source import signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,7 +109,10 @@ class PlaceholderGuard:
 
 
 class SignatureGuard:
-    """Refuses code whose function has another name or other arguments, and data whose keys are others."""
+    """Refuses code whose function has another name or other arguments, and data whose keys are others.
+
+    Annotations and the values of defaults may change, as in ``CodeParameter``.
+    """
 
     def check(self, name: str, parameter: Parameter, old: Any, new: Any, train: Sequence[Any]) -> str | None:
         """See Guard."""
@@ -163,4 +167,4 @@ def _signature(text: Any) -> str | None:
         found = [n for n in ast.parse(str(text)).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     except SyntaxError:
         return None
-    return f"{found[-1].name}({ast.unparse(found[-1].args)})" if found else None
+    return signature_of(found[-1]) if found else None

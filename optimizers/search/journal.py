@@ -6,6 +6,7 @@ import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from trace_core.errors import StateError
 from trace_core.integrations.store.rows import CandidateRow, EventRow
 from trace_core.optimizers.search.acceptance import mean
 from trace_core.optimizers.search.candidate import SEED, Candidate
@@ -21,9 +22,12 @@ from trace_core.optimizers.search.events import (
 from trace_core.optimizers.search.ticket import REPETITION, Seen, Ticket
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trace_core.integrations.store import EvaluationRow, Run
     from trace_core.optimizers.search.driver import Driver
     from trace_core.optimizers.search.events import Event
+    from trace_core.parameter import Parameter
     from trace_core.trace import Trace
 
 _EVENTS: dict[str, Any] = {kind.kind: kind for kind in (Started, Chosen, Proposed, Rejected, Accepted, NewBest, Ended)}
@@ -38,6 +42,14 @@ class StudyJournal:
         self._lock = threading.Lock()  # candidates are noted by the threads that make them
 
     # ---- while it goes
+
+    def note_isolation(self, names: Mapping[Parameter, str]) -> None:
+        """Write where proposed code runs and what was seen to hold it there, if there can be any."""
+        from trace_core.nodes.code import isolation_of
+
+        found = isolation_of(names)
+        if found:
+            self.run.note("isolation", found)
 
     def candidate(self, candidate: Candidate) -> None:
         """Write a candidate as it is now. Evaluations of other values under its id go."""
@@ -101,11 +113,16 @@ class StudyJournal:
     def restore(self, driver: Driver) -> list[Event] | None:
         """Put the driver where the last step left it; the events until then. None for a run that has not begun.
 
-        Raises StateError for damaged state, ParameterError for values that the parameters no longer take.
+        Raises StateError for damaged state and for a run that no study made, ParameterError for values that the
+        parameters no longer take.
         """
         last = self.run.last_step()
         if last is None:
             return None
+        if "flying" not in last.state:
+            raise StateError(
+                f"the run {self.run.id} was not made by a study, which cannot go on with it: start a new run"
+            )
         state, decided = last.state, last.step
         driver.decided, driver.spent, driver.idle = decided, state["spent"], state["idle"]
         driver.improved, driver.merges, driver.merge_due = state["improved"], state["merges"], state["merge_due"]

@@ -10,6 +10,8 @@ from trace_core.optimizers.search.pareto import Fronts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from trace_core.optimizers.search.acceptance import Acceptance
+
 
 class Pool:
     """Accepted candidates in order of joining; the seed is the first.
@@ -17,12 +19,14 @@ class Pool:
     Attributes:
         members: those that can be parents.
         everything: all candidates by id, rejected ones as well.
-        best: the member with the highest mean on the validation examples; the earliest of several.
+        best: the member with the highest mean on the validation examples; the earliest of several. With ``leading``,
+            a new best is one whose gain that accepts, too.
         fronts: where each member is best, by its number in ``members``.
         chosen: id -> how often it was taken as a parent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leading: Acceptance | None = None) -> None:
+        self._leading = leading
         self.members: list[Candidate] = []
         self.everything: dict[str, Candidate] = {}
         self.fronts = Fronts()
@@ -53,11 +57,23 @@ class Pool:
         key = key_of(candidate.values)
         if key is not None:
             self._values.setdefault(key, candidate.id)
-        score = candidate.score
-        if self.best is None or (score is not None and (self.best.score is None or score > self.best.score)):
+        if self._leads(candidate):
             self.best = candidate
             return True
         return False
+
+    def _leads(self, candidate: Candidate) -> bool:
+        best, score = self.best, candidate.score
+        if best is None or best.score is None or score is None or score <= best.score:
+            return best is None or (best.score is None and score is not None)
+        both = [index for index in candidate.scores if index in best.scores]
+        if self._leading is None or not both:
+            return True
+        verdict = self._leading.judge([best.scores[i] for i in both], [candidate.scores[i] for i in both])
+        why = f"; no new best over {best.id}: {verdict.why.removeprefix('minibatch ')}"
+        if not verdict.accept and not candidate.note.endswith(why):  # it has it already if it was read from a ledger
+            candidate.note += why
+        return verdict.accept
 
     @property
     def seed(self) -> Candidate:

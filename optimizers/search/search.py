@@ -27,6 +27,9 @@ class Search:
         parents: which candidate a ticket starts from; see ``Parents``.
         acceptance: whether a candidate passes its minibatch; see ``Acceptance``.
         validation: on which validation examples it is run then; see ``Validation``.
+        leading: whether a member with a higher mean than the best takes its place, judged on the validation examples
+            that both were run on; see ``Acceptance``. ``PairedTest()`` asks for more than chance gives, and for five
+            examples or more. None for any gain.
         batch_size: training examples in a minibatch.
         in_flight: tickets at work at once. The outcome depends on it, and on nothing else that runs at once.
         proposals: asked for in each ticket, at most; the first that passes ends it.
@@ -45,6 +48,7 @@ class Search:
     parents: Parents = field(default_factory=Pareto)
     acceptance: Acceptance = field(default_factory=Strict)
     validation: Validation = field(default_factory=Full)
+    leading: Acceptance | None = None
     credit: Credit | None = field(default_factory=TraceCredit)
     merge: Merge | None = None
     contrast: Contrast | None = None

@@ -172,6 +172,7 @@ class Study:
         if run is not None:
             driver.journal = driver.journal or StudyJournal(run)
             driver.journal.run = run
+            driver.journal.note_isolation(self.optimizer.names)
         if self._begun:
             self.result.forget(driver.decided)
             if driver.journal is not None:
@@ -259,6 +260,9 @@ class Study:
             if candidate.id not in self._tested:
                 found = self._driver.worker.evaluate(candidate, self._test, 0)
                 self._tested[candidate.id] = mean([outcome.score for outcome in found])
+                for outcome in found:
+                    self._driver.count_failure(outcome.error)
+                result.failures = dict(self._driver.failures)
         result.test_start, result.test_score = (self._tested[c.id] for c in (result.seed, result.best))
 
     async def arun(self) -> StudyResult:

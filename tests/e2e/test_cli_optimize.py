@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -271,23 +272,22 @@ def test_a_missing_field_is_named(project: Path, provider: Provider) -> None:
 
 
 def test_a_metric_that_fails_later_loses_nothing(project: Path, provider: Provider) -> None:
-    """The best values so far are saved, the message says where it failed."""
+    """It failed on an example: that scores as a failure, and the run goes on and says how often."""
     code = (project / "mine.py").read_text()
     code += """
 seen = []
 
 def failing_later(output, example):
     seen.append(output)
-    if len(seen) > 30 and output.startswith("Dear"):
+    if len(seen) > 14 and output.startswith("Dear"):
         return example["nowhere"]
     return politeness(output, example)[0] / 2, "more formal"
 """
     (project / "mine.py").write_text(code)
     done = run(project, provider, *replaced(metric="mine:failing_later"), "--steps", "9", "--out", "result")
-    assert done.returncode == 2
-    assert "KeyError: 'nowhere'" in done.stderr
-    assert '-->   4 |         return example["nowhere"]' in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d outputs failed: .*KeyError: 'nowhere'", done.stdout)
+    assert "Traceback" not in done.stdout + done.stderr
     assert json.loads((project / "result" / "best.json").read_text())["values"] == {"greeting": "Dear"}
     assert (project / "result" / "report.html").exists()
 

@@ -78,7 +78,7 @@ def test_a_run_stops_with_one_message_and_goes_on_when_there_is_room(
     make_project(small_disk)
     ballast = small_disk / "ballast"
     with ballast.open("wb") as file:
-        file.write(b"x" * 400_000)
+        file.write(b"x" * 600_000)
     code, out, err = forked.run(small_disk, provider, *OPTIMIZE)
     assert code == 2, out
     assert "could not be written" in err

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from paid_run import KEY, OPTIMIZE, WORKFLOW, Provider
 
+import trace_core as tc
+from trace_core.errors import StateError
 from trace_core.integrations.llm import LLM, Limited, Metered, Recorded, ScriptedLLM, resolve_llm
 from trace_core.integrations.llm.prices import Price
+from trace_core.integrations.store import Ledger
+from trace_core.optimizers import OptoPrime, Study, optimize
 from trace_core.optimizers.run_options import Models, prices_of
 
 Command = Callable[..., tuple[int, str]]
@@ -166,3 +170,39 @@ def test_a_dry_run_of_a_function_asks_nothing_either(project: Path, provider: Pr
     code, out = command(*told, "--dry-run", "--probe")
     assert code == 0, out
     assert "about" in out
+
+
+def test_a_search_by_name_with_several_steps_at_work(project: Path, provider: Provider, command: Command) -> None:
+    told = ["--search", "ucb", "--in-flight", "3", "--out"]
+    found = []
+    for number in range(2):
+        code, out = command(*SHORT, *told, f"r{number}", "--seed", "3")
+        assert code == 0, out
+        found.append((project / f"r{number}" / "history.json").read_text())
+    assert found[0] == found[1]
+    kinds = [event["kind"] for event in json.loads(found[0])]
+    assert kinds[:2] == ["started", "chosen"]
+    code, out = command("resume", "latest", "--steps", "3")
+    assert code == 0, out
+    assert "goes on: score" in out
+    code, out = command(*SHORT, "--search", "luck")
+    assert code == 2
+    assert "'luck' is not one of 'pareto'" in out
+
+
+def test_a_run_of_another_kind_is_not_resumed(project: Path, command: Command) -> None:
+    """Neither one whose options say nothing of a search, nor one that another loop has written."""
+    config = {"command": "optimize", "options": {"workflow": "mine:Writer"}, "folder": str(project)}
+    with Ledger.open(project / "l.sqlite") as ledger:
+        ledger.new_run("old", fingerprint={}, config=config)
+    code, out = command("resume", "latest", "--store", "l.sqlite")
+    assert code == 2
+    assert "made by an earlier version" in out
+    word = tc.node("a", trainable=True, name="word")
+    with Ledger.open(project / "m.sqlite") as ledger:
+        run = ledger.new_run("loop", fingerprint={}, config={})
+        llm = ScriptedLLM('{"reasoning": "r", "word": "b"}')
+        optimize(lambda x: word, lambda value, x: 0.1, [1], optimizer=OptoPrime([word], llm), steps=1, run=run)
+        study = Study(lambda x: word, lambda value, x: 0.1, [1], optimizer=OptoPrime([word], llm), steps=2, store=run)
+        with pytest.raises(StateError, match="was not made by a study"):
+            study.run()

@@ -9,7 +9,8 @@ import pytest
 
 from trace_core.examples import review_ratings
 from trace_core.integrations.llm import ScriptedLLM
-from trace_core.optimizers import OptoPrime, optimize
+from trace_core.optimizers import OptoPrime, Search, Study
+from trace_core.optimizers.search.acceptance import sign_flip
 
 RATINGS = {
     example["text"]: example["rating"] for seed in range(9) for part in review_ratings.load(seed) for example in part
@@ -56,25 +57,29 @@ def test_metric_says_how_far_and_in_which_direction(rating: float, score: float,
     assert word in text
 
 
-def test_optimizing_improves_the_held_out_score() -> None:
+def test_a_study_with_the_demos_settings_improves_the_held_out_score() -> None:
+    """And a candidate is the best only if its gain is more than chance gives."""
     workflow = review_ratings.ReviewRater(ScriptedLLM(reads_mood))
     train, validation, held_out = review_ratings.load(0)
-
-    def score() -> float:
-        ratings = [review_ratings.metric(workflow(example["text"]).value, example)[0] for example in held_out]
-        return sum(ratings) / len(ratings)
-
-    before = score()
     optimizer = OptoPrime(workflow, ScriptedLLM(improves), focus=1, **review_ratings.OPTIMIZER)
-    result = optimize(
+    study = Study(
         lambda example: workflow(example["text"]),
         review_ratings.metric,
         train,
         validation,
+        held_out,
         optimizer=optimizer,
+        search=Search(**review_ratings.SEARCH),
         steps=6,
-        batch_size=12,
-        proposals=3,
     )
-    assert result.changed
-    assert score() > before
+    result = study.run()
+    assert result.test_start is not None
+    assert result.test_score is not None
+    assert result.test_score > result.test_start
+    bests = [study.candidates[0]]
+    for candidate in study.candidates[1:]:
+        if any(event.kind == "new_best" and event.candidate == candidate.id for event in result.history):
+            gains = [candidate.scores[i] - bests[-1].scores[i] for i in range(len(validation))]
+            assert sign_flip(gains) <= 0.1
+            bests.append(candidate)
+    assert len(bests) > 1

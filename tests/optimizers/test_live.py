@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import select
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from study_problems import Numbers, Shift, by_hash, closeness, nearness, offsets
 from trace_core.integrations.budget import Budget
 from trace_core.optimizers import OptoPrime, Search, Study
 from trace_core.optimizers.live import StudyProgress
-from trace_core.optimizers.search import Ended, Rejected, Started
+from trace_core.optimizers.search import Chosen, Ended, Evaluated, Rejected, Started
 
 HERE = Path(__file__).parent
 
@@ -57,6 +58,23 @@ def test_a_second_study_starts_from_nothing() -> None:
         progress(Started(score))
         progress(Ended("steps", score))
     assert out.getvalue().splitlines()[2:] == ["start: score 0.250", "ended: steps, score 0.250"]
+
+
+def test_something_is_shown_before_the_first_values_are_measured_and_when_a_run_goes_on() -> None:
+    out = io.StringIO()
+    with StudyProgress(Console(file=out, width=200, force_terminal=True), steps=9) as progress:
+        progress(Evaluated("0", "val 0", 0.5))
+        progress._live.refresh()  # type: ignore[union-attr]
+        assert "measuring the first values: 1 evaluations" in _plain(out)
+        progress.goes_on(0.5, "3.0", 0.75)
+        progress(Chosen(4, ("3.0",), (0, 1)))
+        progress._live.refresh()  # type: ignore[union-attr]
+    assert "goes on: score 0.500 -> 0.750" in _plain(out)
+    assert "step 4 of 9  score 0.750 (+0.250) by candidate 3.0" in _plain(out)
+
+
+def _plain(out: io.StringIO) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
 PROGRAM = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from trace_core.optimizers.search import (
     UCB,
+    Acceptance,
     Beam,
     Best,
     Candidate,
@@ -18,9 +20,11 @@ from trace_core.optimizers.search import (
     Fronts,
     Latest,
     MultiObjective,
+    PairedTest,
     Pareto,
     Pool,
     TopK,
+    Verdict,
 )
 from trace_core.optimizers.search.minibatches import minibatch
 
@@ -62,8 +66,12 @@ def test_fronts_and_weights_are_those_of_the_reference(scores: Scores) -> None:
         assert fronts.front(example) == [k for k, mine in enumerate(scores) if mine.get(example) == best]
 
 
-def pool_of(*scores: float | list[float], objectives: list[dict[str, float]] | None = None) -> Pool:
-    pool = Pool()
+def pool_of(
+    *scores: float | list[float],
+    objectives: list[dict[str, float]] | None = None,
+    leading: Acceptance | None = None,
+) -> Pool:
+    pool = Pool(leading)
     for number, given_scores in enumerate(scores):
         every = given_scores if isinstance(given_scores, list) else [given_scores]
         candidate = Candidate(str(number), {"p": number}, status="accepted")
@@ -79,6 +87,45 @@ def drawn(strategy: object, pool: Pool, tickets: int = 400) -> Counter[str]:
         strategy.select(pool, random.Random(f"0/parent/{t}"), t).id  # type: ignore[attr-defined]
         for t in range(1, tickets + 1)
     )
+
+
+def test_a_gain_within_the_noise_is_no_new_best() -> None:
+    """Twelve examples, a mean higher by .0005; then gains that add up; one that is chance again."""
+    start = [0.5, 0.9] * 6
+    noisy = [0.8, 0.6] * 5 + [0.6, 0.806]
+    assert sum(noisy) - sum(start) == pytest.approx(0.006)
+    better = [score + 0.05 for score in start]
+    lucky = [score + (0.2 if i % 3 else -0.35) for i, score in enumerate(better)]
+    assert sum(lucky) > sum(better)
+    careful = pool_of(start, noisy, better, lucky, leading=PairedTest(0.1))
+    assert careful.best is not None
+    assert careful.best.id == "2"
+    assert [c.note != "" for c in careful.members] == [False, True, False, True]
+    assert careful.members[1].note.startswith("; no new best over 0: 0.700 -> 0.701, p = 0.")
+    assert len(careful) == 4  # they are parents all the same
+    anyone = pool_of(start, noisy, better, lucky)
+    assert anyone.best is not None
+    assert anyone.best.id == "3"
+    assert [c.id for c in anyone.ranked()] == [c.id for c in careful.ranked()]
+
+
+def test_the_gain_is_judged_on_what_both_were_run_on() -> None:
+    """Of a candidate with other examples nothing is known but its mean."""
+    seen: list[tuple[list[float], list[float]]] = []
+
+    class Never:
+        repeats, gated = 1, True
+
+        def judge(self, before: Sequence[float], after: Sequence[float]) -> Verdict:
+            seen.append((list(before), list(after)))
+            return Verdict(False, "never")
+
+    pool = Pool(Never())
+    for name, scores in (("0", {0: 0.1, 1: 0.2}), ("1", {1: 0.9, 2: 0.9}), ("2", {5: 1.0})):
+        candidate = Candidate(name, {"p": name}, status="accepted")
+        candidate.add_scores(scores)
+        assert pool.add(candidate) is (name != "1")
+    assert seen == [([0.2], [0.9])]
 
 
 def test_each_strategy_draws_whom_it_should() -> None:

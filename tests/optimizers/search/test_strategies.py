@@ -128,6 +128,7 @@ def test_length_placeholders_and_signatures_are_kept() -> None:
     code = rule.code
     signature = SignatureGuard()
     assert signature.check("rule", code, code.value, "def rule(x: int) -> int:\n    return 2", []) is None
+    assert signature.check("rule", code, code.value, "def rule(x):\n    return 2", []) is None  # called the same way
     assert "must keep its signature" in str(
         signature.check("rule", code, code.value, "def rule(x, y):\n    return 2", [])
     )
