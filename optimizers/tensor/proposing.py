@@ -38,7 +38,7 @@ class StepProposal(Proposal):
     __slots__ = ("after",)
 
     def __init__(self, values: Mapping[Any, Any], after: Stepped, *, reason: str) -> None:
-        super().__init__(values, reason=reason)
+        super().__init__(values, reason=reason, step=True)
         self.after = after
 
 
