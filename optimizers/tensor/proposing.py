@@ -42,6 +42,17 @@ class StepProposal(Proposal):
         self.after = after
 
 
+def without_errors(traces: Sequence[Trace] | None) -> tuple[Sequence[Trace] | None, Proposal | None]:
+    """(the traces whose output is no error, None); (the traces, an empty proposal that says so) if there is no other."""
+    if not traces:
+        return traces, None
+    good = [trace for trace in traces if trace.error is None]
+    if good:
+        return good, None
+    first = str(traces[0].error).strip().split("\n", 1)[0]
+    return traces, Proposal({}, reason=f"all {len(traces)} outputs are errors, which have no gradient: {first}", step=True)
+
+
 def fresh_gradients(
     traces: Sequence[Trace], parameters: AbstractSet[TensorParameter]
 ) -> tuple[dict[TensorParameter, Any], dict[TensorParameter, Any], list[Any]]:

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 import trace_core as tc
 from trace_core.integrations.llm import ScriptedLLM
 from trace_core.optimizers import OPRO, OptoPrime, TextGrad
@@ -78,3 +80,60 @@ class TestOPRO(OfWords):
 
 class TestTextGrad(OfWords):
     kind = TextGrad
+
+
+# ---- tensors
+
+
+def line(make: Any) -> Any:
+    """Fit y = 2 x0 - x1 + 0.5 by least squares; ``make(workflow)`` is the optimizer."""
+    torch = pytest.importorskip("torch")
+    from trace_core.nodes.tensor import TensorParameter
+
+    class Line(tc.Module):
+        def __init__(self) -> None:
+            self.weight = TensorParameter(torch.zeros(1, 2))
+            self.bias = TensorParameter(torch.zeros(1))
+
+        @tc.bundle
+        def loss(self, predicted: Any, x: Any) -> Any:
+            return (predicted - (2 * x[:, :1] - x[:, 1:] + 0.5)).square().mean()
+
+        def forward(self, x: Any) -> Any:
+            return self.loss(torch.nn.functional.linear(x, self.weight, self.bias), x)
+
+    draw = torch.Generator().manual_seed(0)
+    x = [torch.randn(6, 2, generator=draw) for _ in range(8)]
+    workflow = Line()
+    return workflow, make(workflow), lambda loss, example: -float(loss.detach()), x[:4], x[4:]
+
+
+class OfTensors(OptimizerConformance):
+    failure_score = -1e6
+
+
+class TestTorchOptimizer(OfTensors):
+    def make(self) -> Any:
+        from functools import partial
+
+        from trace_core.optimizers import TorchOptimizer
+
+        torch = pytest.importorskip("torch")
+        decay = partial(torch.optim.lr_scheduler.StepLR, step_size=2)
+        return line(lambda w: TorchOptimizer(w, torch.optim.Adam, lr=0.2, scheduler=decay, clip_norm=1.0))
+
+
+class TestFrugal(OfTensors):
+    def make(self) -> Any:
+        pytest.importorskip("torch")
+        from trace_core.optimizers import Frugal, TorchOptimizer
+
+        return line(lambda w: TorchOptimizer(w, Frugal, lr=0.2, project=lambda name, tensor: name == "weight", density=0.5, gap=2))
+
+
+class TestTargetSurrogate(OfTensors):
+    def make(self) -> Any:
+        pytest.importorskip("torch")
+        from trace_core.optimizers import TargetSurrogate
+
+        return line(lambda w: TargetSurrogate(w, eta="adagrad-norm"))
