@@ -137,3 +137,117 @@ class TestTargetSurrogate(OfTensors):
         from trace_core.optimizers import TargetSurrogate
 
         return line(lambda w: TargetSurrogate(w, eta="adagrad-norm"))
+
+
+# ---- decisions
+
+
+class OfDecisions(OptimizerConformance):
+    """Which of three depots to open, before one of three prices rises. An example is a set of scenarios."""
+
+    failure_score = -1e6
+    learned = False
+
+    def make(self) -> Any:
+        np = pytest.importorskip("numpy")
+        pytest.importorskip("highspy")
+        from trace_core.nodes.decision import Box, MilpStage, decision
+        from trace_core.optimizers.decision import Neur2RO, RobustProblem
+
+        depots = decision("open", binary=3)
+
+        def cost(opened: Any, rise: Any) -> float:
+            """Of serving one customer from the cheapest open depot, or from afar for 20."""
+            return float(np.where(np.asarray(opened) > 0.5, np.array([4.0, 5.0, 6.0]) + 6 * rise, 20.0).min())
+
+        @tc.bundle
+        def worst(opened: Any, rises: Any) -> float:
+            return float(2 * np.sum(opened)) + max(cost(opened, rise) for rise in rises)
+
+        stage = MilpStage(  # one of the open depots serves, or the fourth one, which is always open
+            q=[4, 5, 6, 20],
+            Q=np.concatenate([6 * np.eye(3), np.zeros((1, 3))]),
+            W=np.concatenate([np.eye(4)[:3], -np.ones((1, 4))]),
+            T=np.concatenate([-np.eye(3), np.zeros((1, 3))]),
+            h=[0, 0, 0, -1],
+            integer=True,
+            high=1.0,
+        )
+        given: Any = {"second_stage": tc.bundle(cost)} if self.learned else {"recourse": stage}
+        problem = RobustProblem(depots, Box(0, 1, size=3), first_stage=[2, 2, 2], **given)
+        more: Any = {"executions": 24, "hidden": 8, "members": 2} if self.learned else {}
+        robust = Neur2RO(problem, seconds=600, **more)
+        scenarios = [np.eye(3)[:1], np.eye(3)[1:], np.ones((1, 3)), np.zeros((1, 3))]
+        return (
+            lambda rises: worst(depots, rises),
+            self.held(robust),
+            lambda spent, rises: -spent,
+            scenarios,
+            [np.concatenate(scenarios)],
+        )
+
+    def held(self, robust: Any) -> Any:
+        return robust
+
+
+class TestNeur2RO(OfDecisions):
+    pass
+
+
+# ---- several at once
+
+
+class OfParts(OfTensors):
+    """A prompt that names the unit, and a weight that is fitted in it."""
+
+    on_change = "keep"
+    steps = 5
+
+    def make(self) -> Any:
+        torch = pytest.importorskip("torch")
+        from trace_core.nodes.tensor import TensorParameter
+        from trace_core.optimizers import Mixed, Part, TorchOptimizer
+
+        class Plan(tc.Module):
+            def __init__(self) -> None:
+                self.unit = tc.node("feet", trainable=True, constraint=["feet", "metres", "miles"])
+                self.weight = TensorParameter(torch.zeros(2))
+
+            @tc.bundle
+            def loss(self, predicted: Any, unit: str, x: Any) -> Any:
+                scale = {"feet": 0.3, "metres": 1.0, "miles": 50.0}[unit]
+                return (scale * predicted - 3 * x.sum()).square()
+
+            def forward(self, x: Any) -> Any:
+                return self.loss((self.weight * x).sum(), self.unit, x)
+
+        def metric(loss: Any, x: Any) -> tuple[float, str]:
+            return -float(loss.detach()), "the plan is in other units"
+
+        def reply(messages: Any) -> str:
+            prompt = messages[-1]["content"]
+            return json.dumps({"reasoning": "units", "unit": "miles" if "miles" not in prompt else "metres"})
+
+        workflow = Plan()
+        words = OptoPrime([("unit", workflow.unit)], ScriptedLLM(reply))
+        numbers = TorchOptimizer([("weight", workflow.weight)], torch.optim.Adam, lr=0.3)
+        mixed = Mixed({"words": Part(words, every=2), "numbers": numbers}, on_change=self.on_change)
+        draw = torch.Generator().manual_seed(0)
+        x = [torch.randn(2, generator=draw) for _ in range(6)]
+        return workflow, mixed, metric, x[:3], x[3:]
+
+
+class TestMixed(OfParts):
+    def test_proposals_are_gated_and_steps_are_taken(self) -> None:
+        study = self._study(self._problem())
+        study.run()
+        told = [(c.changed, c.note) for c in study.candidates[1:]]
+        assert {changed for changed, _ in told} == {("unit",), ("weight",)}
+        assert all(note.startswith("not gated") == (changed == ("weight",)) for changed, note in told)
+
+
+class TestMixedOfDecisions(OfDecisions):
+    def held(self, robust: Any) -> Any:
+        from trace_core.optimizers import Mixed
+
+        return Mixed({"robust": robust})
