@@ -63,8 +63,8 @@ class Proposal:
         cost: US dollars; None where unknown.
         prompt: the text that was sent, for inspection.
         error: the error of the language model because of which there are no values; None otherwise.
-        step: whether it is a step of a numeric optimizer, which goes on from the one before: worth taking even where the
-            next score is lower.
+        step: whether it is a step of a numeric optimizer, which goes on from the one before: worth taking even where
+            the next score is lower.
     """
 
     __slots__ = (

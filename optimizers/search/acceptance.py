@@ -84,8 +84,8 @@ class Repeats:
         return Verdict(accept, f"{why}, means of {self.repeats} runs")
 
 
-class Proposed:
-    """Gates what is proposed, by ``judge``, and takes the steps of numeric optimizers unseen: for a ``Mixed`` of both."""
+class StepsPass:
+    """Takes the steps of numeric optimizers unseen and gates all else by ``judge``: for a ``Mixed`` of both."""
 
     gated, steps_pass = True, True
 

@@ -365,6 +365,7 @@ class Driver:
                 values = {p: child.values[name] for p, name in self.optimizer.names.items()}
                 self.optimizer.remember(values, score, note)
             child.proposal.status = "accepted" if child.in_pool else "rejected"
+            child.proposal = None  # of a numeric step it has a copy of the optimizer
 
     # ---- telling
 

@@ -60,8 +60,8 @@ class Study:
         seed: of parents and minibatches.
         steps: tickets at most.
         seconds: no ticket is decided after so many.
-        callbacks: functions that get every event, in the thread that runs the study. Those with a ``close()`` are closed
-            at the end of each run, also by an error.
+        callbacks: functions that get every event, in the thread that runs the study. Those that have a ``close()`` are
+            closed at the end of each run, also by an error.
         failure_score: score of an output that is an error.
         max_outages: the run ends when the language model could not be had so many times in a row.
 

@@ -50,7 +50,9 @@ def without_errors(traces: Sequence[Trace] | None) -> tuple[Sequence[Trace] | No
     if good:
         return good, None
     first = str(traces[0].error).strip().split("\n", 1)[0]
-    return traces, Proposal({}, reason=f"all {len(traces)} outputs are errors, which have no gradient: {first}", step=True)
+    return traces, Proposal(
+        {}, reason=f"all {len(traces)} outputs are errors, which have no gradient: {first}"
+    )
 
 
 def fresh_gradients(

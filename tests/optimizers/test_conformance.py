@@ -128,7 +128,11 @@ class TestFrugal(OfTensors):
         pytest.importorskip("torch")
         from trace_core.optimizers import Frugal, TorchOptimizer
 
-        return line(lambda w: TorchOptimizer(w, Frugal, lr=0.2, project=lambda name, tensor: name == "weight", density=0.5, gap=2))
+        return line(
+            lambda w: TorchOptimizer(
+                w, Frugal, lr=0.2, project=lambda name, tensor: name == "weight", density=0.5, gap=2
+            )
+        )
 
 
 class TestTargetSurrogate(OfTensors):
@@ -192,6 +196,11 @@ class OfDecisions(OptimizerConformance):
 
 class TestNeur2RO(OfDecisions):
     pass
+
+
+class TestNeur2ROFromExecutions(OfDecisions):
+    learned = True
+    steps = 2
 
 
 # ---- several at once
