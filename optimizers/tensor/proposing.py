@@ -43,16 +43,14 @@ class StepProposal(Proposal):
 
 
 def without_errors(traces: Sequence[Trace] | None) -> tuple[Sequence[Trace] | None, Proposal | None]:
-    """(the traces whose output is no error, None); (the traces, an empty proposal that says so) if there is no other."""
+    """(traces whose output is no error, None); (the traces, an empty proposal that says so) if there is no other."""
     if not traces:
         return traces, None
     good = [trace for trace in traces if trace.error is None]
     if good:
         return good, None
     first = str(traces[0].error).strip().split("\n", 1)[0]
-    return traces, Proposal(
-        {}, reason=f"all {len(traces)} outputs are errors, which have no gradient: {first}"
-    )
+    return traces, Proposal({}, reason=f"all {len(traces)} outputs are errors, which have no gradient: {first}")
 
 
 def fresh_gradients(

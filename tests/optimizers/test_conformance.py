@@ -198,9 +198,12 @@ class TestNeur2RO(OfDecisions):
     pass
 
 
-class TestNeur2ROFromExecutions(OfDecisions):
-    learned = True
-    steps = 2
+def test_neur2ro_executes_the_second_stage_itself_in_a_study() -> None:
+    class Learned(OfDecisions):
+        learned = True
+        steps = 2
+
+    Learned().test_a_study_gives_the_best_it_saw()
 
 
 # ---- several at once
