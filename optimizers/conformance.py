@@ -189,7 +189,7 @@ class OptimizerConformance:
 
     def _failing(self, made: Problem, every: bool) -> Problem:
         """The problem with an operator at the end that fails on the first training example, or on all of them."""
-        fails = bundle(_fail, name="may_fail")
+        fails = bundle(name="may_fail")(_fail)
         return Problem(
             lambda example: fails(made.workflow(example[1]), example[0]),
             made.optimizer,
