@@ -63,6 +63,8 @@ class Proposal:
         cost: US dollars; None where unknown.
         prompt: the text that was sent, for inspection.
         error: the error of the language model because of which there are no values; None otherwise.
+        step: whether it is a step of a numeric optimizer, which goes on from the one before: worth taking even where
+            the next score is lower.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class Proposal:
         "prompt_tokens",
         "reason",
         "status",
+        "step",
         "values",
     )
 
@@ -91,6 +94,7 @@ class Proposal:
         cost: float | None = None,
         prompt: str = "",
         error: TraceCoreError | None = None,
+        step: bool = False,
     ) -> None:
         self.values = dict(values)
         self.reason = reason
@@ -102,6 +106,7 @@ class Proposal:
         self.cost = cost
         self.prompt = prompt
         self.error = error
+        self.step = step
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -133,6 +138,11 @@ class Optimizer:
     chained = False
     concurrent = False
     only: frozenset[Parameter] | None = None
+
+    @property
+    def gated(self) -> bool:
+        """Whether there are proposals among its own that must do better to be taken: not so if all are steps."""
+        return not self.chained
 
     def __init__(self, parameters: Parameters) -> None:
         self.names: dict[Parameter, str] = _named(parameters)

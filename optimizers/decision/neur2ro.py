@@ -37,6 +37,10 @@ class Neur2RO(Optimizer):
     ``solve`` does all of it and sets the decisions. In steps: ``xi = next_scenario()``, run the workflow with the
     decisions' present values and ``xi``, ``backward(cost)``, ``step()``.
 
+    In a ``Study`` a ticket is as many rounds as it takes to find a better decision; learned mode executes the second
+    stage itself there. The candidate is the best decision so far, and the study's examples say how good it is: to have
+    them speak of the worst case, too, make each a set of scenarios whose worst cost the workflow gives.
+
     Args:
         problem: what is decided, what may come, what reacting costs.
         seconds: wall time for all rounds.
@@ -50,6 +54,8 @@ class Neur2RO(Optimizer):
 
     Source: "Neur2RO: Neural Two-Stage Robust Optimization" (Dumouchelle et al., ICLR 2024), which is the third mode.
     """
+
+    chained = True  # what is known after a round is what the next one begins with
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class Neur2RO(Optimizer):
         self._solver: ExactSolver | LearnedSolver | SetSolver
         self._stepwise: LearnedSolver | None = None  # the one solver whose executions a user may make
         self._asked: tuple[Any, Any, Node] | None = None
+        self._searched = False  # whether a study holds this, which runs the workflow on examples of its own
         if network is not None:
             from trace_core.optimizers.decision.setsolver import SetSolver
 
@@ -163,7 +170,7 @@ class Neur2RO(Optimizer):
 
     def observe(self, trace: Trace) -> None:
         """Called by Mixed with each trace: as ``backward``, for outputs that depend on decisions or scenario."""
-        if self._stepwise is None:
+        if self._stepwise is None or self._searched:
             return
         nodes = topological(trace.output)
         mine = any(isinstance(node, Version) and node.parameter in self.problem.decisions for node in nodes)
@@ -194,7 +201,13 @@ class Neur2RO(Optimizer):
         solver.took(runs.add(x, xi, value))
 
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
-        """Learned mode: the next decision to try, at last the best. Else one round, and the best decision so far."""
+        """Learned mode: the next decision to try, at last the best. Else one round, and the best decision so far.
+
+        For a study, in all modes: rounds until another decision than the present one is the best, which is proposed. If
+        none is left, there is an empty proposal.
+        """
+        if self._searched:
+            return [self._next_best()]
         if self._stepwise is None and not self.done:
             self._solver.round()
         wanted = None if self._stepwise is None else self._stepwise.wanted()
@@ -203,6 +216,24 @@ class Neur2RO(Optimizer):
             return [Proposal({}, reason="no decision has been verified yet")]
         last = self._solver.history[-1].what if self._solver.history else "begun"
         return [Proposal(self.problem.split(x), reason=f"{last}; {self._solver.stop or 'goes on'}")]
+
+    def fork(self, ticket: int) -> Optimizer:
+        """Itself, and from now on what ``propose`` gives is for a study."""
+        self._searched = True
+        return self
+
+    def _next_best(self) -> Proposal:
+        """The best decision, after as many rounds as it takes for it to be another than the present one."""
+        now = self.problem.current()
+        while True:
+            x = self._solver.x
+            if x is not None and not np.array_equal(x, now):
+                break
+            if self.done:
+                return Proposal({}, reason=f"no better decision: the search has ended ({self._solver.stop})", step=True)
+            self._solver.round()
+        last = self._solver.history[-1].what if self._solver.history else "begun"
+        return Proposal(self.problem.split(x), reason=f"{last}; {self._solver.stop or 'goes on'}", step=True)
 
     def records(self) -> list[dict[str, Any]]:
         """Executions, where any are made, as plain data: for ``records=`` of a later run, or to train a set network."""

@@ -78,6 +78,12 @@ class Mixed(Optimizer):
                     f"{member.name!r} has none"
                 )
         self._turns = Turns(self._members, on_change, log)
+        self.chained = any(member.optimizer.chained for member in self._members)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a part makes proposals that must do better to be taken."""
+        return any(member.optimizer.gated for member in self._members)
 
     @classmethod
     def by_kind(
@@ -251,6 +257,7 @@ class Mixed(Optimizer):
         for member in self._members:
             member.waited += 1
         member = max(able, key=lambda m: m.waited - m.part.every)
+        member.optimizer.only = self.only
         if member.numeric:
             made = member.optimizer.propose(member.reached(found), n)
         else:
@@ -260,15 +267,33 @@ class Mixed(Optimizer):
 
     def apply(self, proposal: Proposal) -> None:
         """Apply a proposal of ``propose``: its part does it, and ``on_change`` holds."""
-        members = {id(m): m for p in proposal.values if (m := self._owner.get(p)) is not None}
-        if len(members) != 1:
+        member = self._member_of(proposal)
+        if member is None:
             super().apply(proposal)
+        elif member.numeric:
+            member.optimizer.apply(proposal)
         else:
-            (member,) = members.values()
-            if member.numeric:
-                member.optimizer.apply(proposal)
-            else:
-                self._turns.change(member, proposal)
+            self._turns.change(member, proposal)
+
+    def commit(self, proposal: Proposal) -> None:
+        """See Optimizer: its part does it, and ``on_change`` holds."""
+        member = self._member_of(proposal)
+        if member is not None:
+            member.optimizer.commit(proposal)
+            if not member.numeric:
+                self._turns.changed()
+
+    def _member_of(self, proposal: Proposal) -> Member | None:
+        """The part that all of a proposal's parameters belong to; None if they belong to several."""
+        members = {id(m): m for p in proposal.values if (m := self._owner.get(p)) is not None}
+        return next(iter(members.values())) if len(members) == 1 else None
+
+    def fork(self, ticket: int) -> Optimizer:
+        """Itself: parts take turns, so a study works on one ticket at a time."""
+        for member in self._members:
+            if not member.optimizer.concurrent:
+                member.optimizer.fork(ticket)
+        return self
 
     def remember(self, values: Mapping[Parameter, Any], score: float | None, note: str = "") -> None:
         """Tell the parts whose values these are."""

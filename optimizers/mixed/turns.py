@@ -140,6 +140,10 @@ class Turns:
 
     def change(self, member: Member, proposal: Proposal) -> None:
         member.optimizer.apply(proposal)
+        self.changed()
+
+    def changed(self) -> None:
+        """A part that proposes has changed something: see ``on_change`` of ``Mixed``."""
         if self.on_change == "reset":
             for other in self.members:
                 if other.numeric:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.acceptance import Always as Always
     from trace_core.optimizers.search.acceptance import PairedTest as PairedTest
     from trace_core.optimizers.search.acceptance import Repeats as Repeats
+    from trace_core.optimizers.search.acceptance import StepsPass as StepsPass
     from trace_core.optimizers.search.acceptance import Strict as Strict
     from trace_core.optimizers.search.acceptance import Verdict as Verdict
     from trace_core.optimizers.search.candidate import Candidate as Candidate
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from trace_core.optimizers.search.validation import Validation as Validation
 
 _HOME = {
-    "acceptance": ("Acceptance", "Always", "PairedTest", "Repeats", "Strict", "Verdict"),
+    "acceptance": ("Acceptance", "Always", "PairedTest", "Repeats", "StepsPass", "Strict", "Verdict"),
     "candidate": ("Candidate",),
     "contrast": (
         "BetterTrace",

@@ -84,6 +84,20 @@ class Repeats:
         return Verdict(accept, f"{why}, means of {self.repeats} runs")
 
 
+class StepsPass:
+    """Takes the steps of numeric optimizers unseen and gates all else by ``judge``: for a ``Mixed`` of both."""
+
+    gated, steps_pass = True, True
+
+    def __init__(self, judge: Acceptance | None = None) -> None:
+        self._judge: Acceptance = judge or Strict()
+        self.repeats = self._judge.repeats
+
+    def judge(self, before: Sequence[float], after: Sequence[float]) -> Verdict:
+        """See Acceptance."""
+        return self._judge.judge(before, after)
+
+
 class Always:
     """Accepts everything unseen: what numeric optimizers need, whose steps go on from each other."""
 

@@ -113,6 +113,11 @@ class Candidate:
             self._versions = {p: p._candidate(_learning(p, self.values[name])) for p, name in names.items()}
         return self._versions
 
+    def let_go(self) -> None:
+        """Drop the copies of tensors that ``versions`` has made; they are made again if they are asked for."""
+        if any(map(is_tensor, self.values.values())):
+            self._versions = None
+
     def _repr_html_(self) -> str:
         from trace_core.optimizers.report.notebook import candidate_html
 

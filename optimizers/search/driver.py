@@ -359,12 +359,13 @@ class Driver:
             child = attempt.candidate
             if child is None or child.proposal is None:
                 continue
-            note = attempt.failure or ("validated" if child.in_pool else "no better on its minibatch")
-            score = None if attempt.failure else child.score if child.in_pool else attempt.after
             if attempt.stage != "guard":
+                note = attempt.failure or ("validated" if child.in_pool else "no better on its minibatch")
+                score = None if attempt.failure else child.score if child.in_pool else attempt.after
                 values = {p: child.values[name] for p, name in self.optimizer.names.items()}
                 self.optimizer.remember(values, score, note)
             child.proposal.status = "accepted" if child.in_pool else "rejected"
+            child.proposal = None  # of a numeric step it has a copy of the optimizer
 
     # ---- telling
 
@@ -388,8 +389,7 @@ class Driver:
         self._emit(event)
 
     def _checkpoint(self) -> None:
-        for key in [key for key, seen in self.seen.items() if seen.sample < self.decided - self.search.reuse]:
-            del self.seen[key]
+        self.seen = {k: seen for k, seen in self.seen.items() if seen.sample >= self.decided - self.search.reuse}
         if self.journal is not None:
             self.journal.checkpoint(self)
 

@@ -51,6 +51,8 @@ class Pool:
     def add(self, candidate: Candidate) -> bool:
         """A validated candidate joins. Returns whether it is the best now."""
         self.everything[candidate.id] = candidate
+        if self.members:
+            self.members[-1].let_go()
         self._numbers[candidate.id] = len(self.members)
         self.members.append(candidate)
         self.fronts.add(candidate.scores)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from trace_core.optimizers.base import OptimizerError
-from trace_core.optimizers.search.acceptance import Acceptance, Always, Strict
+from trace_core.optimizers.search.acceptance import Acceptance, Always, StepsPass, Strict
 from trace_core.optimizers.search.credit import Credit, TraceCredit
 from trace_core.optimizers.search.guards import Guard, default_guards
 from trace_core.optimizers.search.parents import UCB, Beam, Best, EpsilonGreedy, Latest, MultiObjective, Pareto, TopK
@@ -79,10 +79,11 @@ PARENTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def search_from(given: Search | str, *, chained: bool = False) -> Search:
+def search_from(given: Search | str, *, chained: bool = False, gated: bool = False) -> Search:
     """The Search that is meant: itself, or by the name of how parents are selected.
 
-    A chained optimizer takes every step from the latest values, so under a name it gets ``Latest`` and ``Always``.
+    A chained optimizer takes every step from the latest values, so under a name it gets ``Latest`` and ``Always``; one
+    that makes other proposals, too, which are to be ``gated``, gets ``StepsPass``.
     Raises OptimizerError for an unknown name, and for a Search that a chained optimizer cannot follow.
     """
     if isinstance(given, Search):
@@ -95,7 +96,7 @@ def search_from(given: Search | str, *, chained: bool = False) -> Search:
     if given not in PARENTS:
         raise OptimizerError(f"search must be a Search or one of {', '.join(PARENTS)}; got {given!r}")
     if chained:
-        return Search(parents=Latest(), acceptance=Always(), reuse=0)
+        return Search(parents=Latest(), acceptance=StepsPass() if gated else Always(), reuse=0)
     return Search(parents=PARENTS[given]())
 
 

@@ -60,7 +60,8 @@ class Study:
         seed: of parents and minibatches.
         steps: tickets at most.
         seconds: no ticket is decided after so many.
-        callbacks: functions that get every event, in the thread that runs the study.
+        callbacks: functions that get every event, in the thread that runs the study. Those that have a ``close()`` are
+            closed at the end of each run, also by an error.
         failure_score: score of an output that is an error.
         max_outages: the run ends when the language model could not be had so many times in a row.
 
@@ -94,7 +95,7 @@ class Study:
     ) -> None:
         if not train:
             raise OptimizerError("expected at least one training example, got none")
-        self.search = search_from(search, chained=optimizer.chained)
+        self.search = search_from(search, chained=optimizer.chained, gated=optimizer.gated)
         if self.search.in_flight > 1 and not optimizer.concurrent:
             raise OptimizerError(
                 f"{type(optimizer).__name__} works on one ticket at a time: Search(in_flight=1), or give the optimizer "
@@ -151,6 +152,7 @@ class Study:
             raise OptimizerError(f"tell() the scores of {', '.join(self._asking.open)} before run()")
         result.error, result.why, driver.stopping = None, "", False
         with contextlib.ExitStack() as open_:
+            open_.callback(self._close_callbacks)
             run = open_.enter_context(self._store.opened(self._parts)) if self._store is not None else None
             self._begin(run)
             if run is not None or self.budget is not None:
@@ -372,6 +374,13 @@ class Study:
         from trace_core.optimizers.report.notebook import study_html
 
         return study_html(self)
+
+    def _close_callbacks(self) -> None:
+        """Those that hold something while a run goes, such as a terminal, give it back, whatever ended it."""
+        for callback in self.callbacks:
+            close = getattr(callback, "close", None)
+            if callable(close):
+                close()
 
     def _tell(self, event: Event) -> None:
         if not isinstance(event, Evaluated):

@@ -175,7 +175,8 @@ class Worker:
                 child.detail["guard"], why = refused
                 return Attempt(child, "guard", why, mean(before))
         self._proposed(child)
-        if not (search.acceptance.gated and ticket.gated):
+        passes = proposal.step and getattr(search.acceptance, "steps_pass", False)
+        if passes or not (search.acceptance.gated and ticket.gated):
             return Attempt(child, "", "not gated", mean(before))
         attempt = Attempt(child, "gate", "", mean(before))
         batch = list(ticket.batch)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from trace_core._lazy import require
+from trace_core.context import current
 from trace_core.nodes.tensor import TensorParameter
 from trace_core.optimizers.base import Optimizer, OptimizerError, Parameters, Proposal
 from trace_core.optimizers.surrogate.differences import Differences
@@ -17,6 +18,7 @@ from trace_core.optimizers.surrogate.problem import Surrogate, geometry_named
 from trace_core.optimizers.surrogate.replaying import Replay, examples
 from trace_core.optimizers.surrogate.targets import Choice, choose
 from trace_core.optimizers.surrogate.text import TextTarget
+from trace_core.optimizers.tensor.proposing import without_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +64,8 @@ class TargetSurrogate(Optimizer):
 
     Source: "Target-based Surrogates for Stochastic Optimization" (Lavington et al., ICML 2023).
     """
+
+    chained = True  # what eta rules remember is of the step before
 
     def __init__(
         self,
@@ -149,9 +153,15 @@ class TargetSurrogate(Optimizer):
     def propose(self, traces: Sequence[Trace] | None = None, n: int = 1) -> list[Proposal]:
         """The minimum of the surrogate; of ``n``, each further one with half the step of the target of the one before.
 
-        The oracle is asked about traces it was not asked about by ``backward``, and by a line search.
+        The oracle is asked about traces it was not asked about by ``backward``, and by a line search. Outputs that are
+        errors are passed over; if all are, there is an empty proposal. Under ``using`` the step starts from the
+        candidate that the traces were recorded with.
+
         Raises OptimizerError if no feedback has reached the parameters, or they changed since.
         """
+        traces, failed = without_errors(traces)
+        if failed is not None:
+            return [failed]
         found = self._traces_or_raise(traces)
         for trace in found:
             self._check_current(trace)
@@ -206,7 +216,7 @@ class TargetSurrogate(Optimizer):
     def _check_current(self, trace: Trace) -> None:
         for version in trace.versions:
             name = self.names.get(version.parameter)
-            if name is not None and version is not version.parameter._current:
+            if name is not None and version is not version.parameter._read(current.get()):
                 raise OptimizerError(
                     f"the trace was recorded with an earlier value of {name}: call zero_feedback() after each step and "
                     "run the workflow again"
@@ -250,7 +260,7 @@ class TargetSurrogate(Optimizer):
             for parameter, value, before in zip(surrogate.parameters, values, surrogate.start, strict=True)
             if not torch.equal(value, before)
         }
-        return Proposal(changed, reason=reason, dropped=dropped)
+        return Proposal(changed, reason=reason, dropped=dropped, step=True)
 
     # ---- state
 

@@ -38,8 +38,19 @@ class StepProposal(Proposal):
     __slots__ = ("after",)
 
     def __init__(self, values: Mapping[Any, Any], after: Stepped, *, reason: str) -> None:
-        super().__init__(values, reason=reason)
+        super().__init__(values, reason=reason, step=True)
         self.after = after
+
+
+def without_errors(traces: Sequence[Trace] | None) -> tuple[Sequence[Trace] | None, Proposal | None]:
+    """(traces whose output is no error, None); (the traces, an empty proposal that says so) if there is no other."""
+    if not traces:
+        return traces, None
+    good = [trace for trace in traces if trace.error is None]
+    if good:
+        return good, None
+    first = str(traces[0].error).strip().split("\n", 1)[0]
+    return traces, Proposal({}, reason=f"all {len(traces)} outputs are errors, which have no gradient: {first}")
 
 
 def fresh_gradients(

@@ -11,7 +11,7 @@ from trace_core.optimizers.base import Optimizer, OptimizerError, Proposal
 from trace_core.optimizers.tensor.exact import load_exactly, saved_state, twin_of
 from trace_core.optimizers.tensor.groups import groups_from, made_over
 from trace_core.optimizers.tensor.history import History, describe
-from trace_core.optimizers.tensor.proposing import Stepped, StepProposal, fresh_gradients
+from trace_core.optimizers.tensor.proposing import Stepped, StepProposal, fresh_gradients, without_errors
 from trace_core.optimizers.tensor.schedule import Schedule, must_be_given
 from trace_core.trace import Trace
 
@@ -269,10 +269,15 @@ class TorchOptimizer(Optimizer):
         ``traces`` other than those that came through ``backward`` are sent backward here: they may have been recorded
         with candidate values, from which the step then starts, with the optimizer's state as it is.
 
+        Outputs that are errors have no gradient and are passed over; if all are, there is an empty proposal.
+
         Raises OptimizerError without gradients, and for an optimizer that evaluates the loss several times in a step.
         """
         if self._needs_closure:
             raise OptimizerError(f"{self.label} cannot propose: it evaluates the loss several times in a step")
+        traces, failed = without_errors(traces)
+        if failed is not None:
+            return [failed]
         if traces is None or _same(traces, self._sent):
             self._check_gradients()
             starts = {p: p.tensor for p in self._updated()}
