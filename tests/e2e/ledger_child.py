@@ -8,34 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kills import kill_at_a_write
+
 from trace_core.cli import main
-from trace_core.integrations.store.ledger import Ledger
-
-
-def count_writes() -> None:
-    number, moment = os.environ["KILL_AT"].split()
-    left = int(number)
-    write = Ledger.write
-
-    def counted(self: Ledger, *arguments: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0 and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        write(self, *arguments)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Ledger.write = counted  # type: ignore[method-assign]
 
 
 def command() -> None:
-    if "KILL_AT" in os.environ:
-        count_writes()
+    kill_at_a_write()
     main()
 
 

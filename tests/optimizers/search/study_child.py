@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from kills import kill_at_a_write
 from study_problems import Numbers, nearness
 
 from trace_core.integrations.budget import Budget
 from trace_core.integrations.llm import resolve_llm
 from trace_core.integrations.store import Ledger
 from trace_core.optimizers import OptoPrime, Search, Study
-
-if "KILL_AT" in os.environ:
-    number, moment = os.environ["KILL_AT"].split()
-    left = int(number)
-    write = Ledger.write
-
-    def counted(self: Ledger, *arguments: Any) -> None:
-        global left
-        left -= 1
-        if left == 0 and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        write(self, *arguments)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Ledger.write = counted  # type: ignore[method-assign]
 
 
 def study(place: str) -> Study:
@@ -53,4 +37,5 @@ def study(place: str) -> Study:
 
 
 if __name__ == "__main__":
+    kill_at_a_write()
     study(sys.argv[1]).run()
