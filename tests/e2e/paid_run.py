@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from chat_answers import completion
+
 CHILD = Path(__file__).with_name("ledger_child.py")
 KEY = "sk-canary-77c1d0"
 WORKFLOW = """
@@ -108,18 +110,7 @@ class Provider:
             content = json.dumps({"reasoning": "r", "greeting": PROPOSED[body["seed"] % len(PROPOSED)]})
         else:
             content = f"{system} {user}"
-        return json.dumps(
-            {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": body["model"],
-                "choices": [
-                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-                ],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-            }
-        ).encode()
+        return completion(body["model"], content)
 
     def close(self) -> None:
         self.server.shutdown()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_answers import completion, send
 
 from trace_core.cli import main
 from trace_core.examples import review_ratings
@@ -75,24 +76,10 @@ class Provider:
                     content = provider.answer(body)
                 else:
                     content = provider.answers[min(len(provider.requests), len(provider.answers)) - 1]
-                message = {"role": "assistant", "content": content}
-                data = json.dumps(
-                    {
-                        "id": "1",
-                        "object": "chat.completion",
-                        "created": 0,
-                        "model": body["model"],
-                        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-                    }
-                ).encode()
+                data = completion(body["model"], content)
                 if provider.status != 200:
                     data = json.dumps({"error": {"message": f"no, and your key is {KEY}"}}).encode()
-                self.send_response(provider.status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                send(self, data, provider.status)
 
             def log_message(self, *args: Any) -> None:
                 return

@@ -15,6 +15,7 @@ from typing import Any
 
 import engine_work
 import pytest
+from chat_answers import completion, send
 
 from trace_core.integrations.accounting import AccountingError, account
 from trace_core.integrations.budget import Budget, BudgetExhausted, Cost
@@ -52,11 +53,7 @@ class Provider:
                     provider.stalled.set()
                     provider.go_on.wait(60)
                 data = provider.answer(body, text) if provider.status(text) == 200 else b"{}"
-                self.send_response(provider.status(text))
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                send(self, data, provider.status(text))
 
             def handle(self) -> None:
                 try:
@@ -75,10 +72,7 @@ class Provider:
     @staticmethod
     def answer(body: dict[str, Any], text: str) -> bytes:
         content = json.dumps({"score": 0.5}) if "judge" in text else f"you said {text}"
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        kind = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        return json.dumps({**kind, "choices": [choice], "usage": usage}).encode()
+        return completion(body["model"], content)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_answers import completion, send
 
 CHILD = Path(__file__).with_name("study_child.py")
 STATE = {
@@ -37,15 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = zlib.crc32(repr([m["content"] for m in body["messages"]]).encode()) % 1_000_000
         content = json.dumps({"reasoning": "r", "odd": None, "even": None} | {"odd" if number % 3 else "even": number})
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        whole: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        data = json.dumps({**whole, "choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        send(self, completion(body["model"], content))
 
     def handle(self) -> None:
         try:
